@@ -1,0 +1,63 @@
+# c2s-toolkit: `make demo` and `make test` on a fresh clone, with nothing done before. `make` lists the rest.
+#
+#   make demo PYTHON=python3.12          another interpreter (3.11 or newer)
+#   make test ARGS="tests/cells -x"      arguments for the command that is run
+#   make demo TORCH="torch==2.13.0 --index-url URL"   another build of PyTorch, e.g. for your CUDA version
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+TORCH ?= $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# A person wants to see that something happens during a long download; a log does not.
+QUIET := $(if $(CI),--quiet)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(QUIET)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint docs clean clean-all
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## make .venv with the package and its tools; nothing to do when it is up to date
+
+# PyTorch comes first and on its own, from its pin: drawn in as a dependency it would be the newest one, with
+# gigabytes of CUDA libraries. The stamp is written last, so an installation that was cut short starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "c2s-toolkit needs Python 3.11 or newer, and there is no '$(PYTHON)' here; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "c2s-toolkit needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into $(VENV) (some minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt $(TORCH)
+	$(PIP) -c constraints.txt -e ".[dev,docs]"
+	@touch $@
+
+demo: $(STAMP) ## train, annotate, generate and measure on real cells; writes demo/report.html
+	$(BIN)/c2s demo $(ARGS)
+
+test: $(STAMP) ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(STAMP) ## run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy and the import rules between rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(STAMP) ## build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python scripts/check_docs.py site
+
+clean: ## remove what was built and what tools remember
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks scripts docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## remove .venv and demo/ too
+	rm -rf $(VENV) demo

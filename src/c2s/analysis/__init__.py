@@ -1,0 +1,1 @@
+"""The verbs, each on an AnnData and a model."""

@@ -1,0 +1,1 @@
+"""Cells in: readers, checks, gene identity, ranking, the inverse model."""

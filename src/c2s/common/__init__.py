@@ -1,0 +1,1 @@
+"""Errors, atomic files, seeds, progress, configuration: what every room uses."""

@@ -1,0 +1,66 @@
+"""The base of every configuration that a person writes: unknown fields are errors, said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from c2s.common.errors import InputError, UsageError, nearest
+
+
+class Config(BaseModel):
+    """A frozen pydantic model that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a YAML recipe.
+
+        Raises
+        ------
+        InputError
+            The file is missing or not YAML.
+        UsageError
+            A field is unknown or has a value that cannot work; the message names it.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: a recipe is a list of fields with values, such as 'seed: 0'")
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: dict[str, Any], source: str) -> Self:
+        """Make the model from a dictionary; `source` names where it came from in errors."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UsageError(f"{source}: {explain(error, cls)}") from error
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """Return the names of the fields."""
+        return list(cls.model_fields)
+
+
+def explain(error: ValidationError, model: type[Config]) -> str:
+    """Return the first problem of a validation as one line."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the recipe"
+    if first["type"] == "extra_forbidden":
+        # The fields of a nested table are not those of `model`.
+        known = model.field_names() if len(first["loc"]) == 1 else []
+        close = nearest(str(first["loc"][-1]), known)
+        return f"unknown field {field!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    if first["type"] == "missing":
+        return f"the field {field!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{field} = {first['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+"""What an answer may be, as token-state machines."""

@@ -1,0 +1,1 @@
+"""Splits, and training examples drawn from cells."""

@@ -1,0 +1,309 @@
+"""Asking a model: constrained generation, exact scores of given answers, embeddings.
+
+`Engine` is the small protocol; `TransformersEngine` is the plain implementation on Hugging Face models. An
+engine knows token ids and constraints, nothing of genes, labels or AnnData.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from c2s.common.errors import UsageError
+from c2s.common.seeds import cell_keys, mix64
+from c2s.constraints.trie import Constraint, TokenState
+
+if TYPE_CHECKING:
+    import torch
+
+    from c2s.models.directory import Model
+
+#: Called with the number of prompts that were just finished.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from what the constraint allows.
+
+    Attributes
+    ----------
+    temperature
+        Divides the logits; 0 takes the most probable token.
+    top_k, top_p
+        Keep only the most probable tokens: at most so many, or the fewest that reach this probability.
+        0 and 1 keep all. The public tutorials use 50 and 0.95 (SPEC §6); a constraint needs neither.
+    seed
+        With the position of a prompt in the request it decides every draw, whatever the batch size.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UsageError(f"temperature={self.temperature} is below 0")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p={self.top_p} is outside (0, 1]")
+        if self.top_k < 0:
+            raise UsageError(f"top_k={self.top_k} is below 0")
+
+
+class Engine(Protocol):
+    """What decoding offers to the verbs."""
+
+    def generate(
+        self, prompts: Sequence[np.ndarray], constraint: Constraint, sampling: Sampling, progress: Progress | None = None
+    ) -> list[TokenState]:
+        """Return the finished state of each prompt's answer."""
+
+    def score(
+        self, prompts: Sequence[np.ndarray], answers: Sequence[Sequence[int]], progress: Progress | None = None
+    ) -> np.ndarray:
+        """Return log p(answer | prompt). float64, shape (n_prompts, n_answers)."""
+
+    def embed(self, prompts: Sequence[np.ndarray], progress: Progress | None = None) -> np.ndarray:
+        """Return the mean of the last hidden states over each prompt. float32, (n_prompts, hidden)."""
+
+
+class TransformersEngine:
+    """The engine on a Hugging Face causal language model.
+
+    Parameters
+    ----------
+    model
+        Network and tokenizer.
+    batch_size
+        Prompts in a batch; by default as many as hold about 16,000 tokens on a CPU, 64,000 on a GPU.
+    """
+
+    def __init__(self, model: Model, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size={batch_size} is not possible; it is at least 1")
+        self.network = model.network
+        self.pad_id = model.tokenizer.pad_id
+        self.batch_size = batch_size
+
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        constraint: Constraint,
+        sampling: Sampling,
+        progress: Progress | None = None,
+    ) -> list[TokenState]:
+        """Draw an answer to each prompt from the model's distribution renormalised to what is allowed.
+
+        Returns
+        -------
+        list of TokenState
+            The finished states, one a prompt.
+
+        Raises
+        ------
+        UsageError
+            Prompt and answer do not fit into the model's context.
+        """
+        import torch
+
+        states: list[TokenState] = [constraint.start() for _ in prompts]
+        keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
+        self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
+        for rows in self._batches(prompts, extra=constraint.max_tokens):
+            with torch.inference_mode():
+                self._generate_batch([prompts[i] for i in rows], [states[i] for i in rows], keys[rows], sampling)
+            if progress:
+                progress(len(rows))
+        return states
+
+    def _generate_batch(
+        self, prompts: list[np.ndarray], states: list[TokenState], keys: np.ndarray, sampling: Sampling
+    ) -> None:
+        import torch
+
+        ids, mask = self._left_padded(prompts)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache, step = None, 0
+        while not all(state.done for state in states):
+            out = self.network(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            cache = out.past_key_values
+            logits = out.logits[:, -1].float()
+            allowed = np.zeros(logits.shape, dtype=bool)
+            for row, state in enumerate(states):
+                if state.done:
+                    allowed[row, self.pad_id] = True
+                else:
+                    allowed[row, state.allowed()] = True
+            logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+            chosen = choose(logits, sampling, _uniforms(keys, step))
+            for state, token in zip(states, chosen.tolist(), strict=True):
+                if not state.done:
+                    state.advance(token)
+            ids = chosen[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(states), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+            step += 1
+
+    def score(
+        self,
+        prompts: Sequence[np.ndarray],
+        answers: Sequence[Sequence[int]],
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Return the exact log-probability of every answer behind every prompt.
+
+        The prompt is computed once; the answers, which include their end token, share its cache.
+
+        Returns
+        -------
+        float64 array, shape (n_prompts, n_answers)
+        """
+        import torch
+
+        self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
+        scores = np.empty((len(prompts), len(answers)))
+        for rows in self._batches(prompts, extra=4 * len(answers)):
+            with torch.inference_mode():
+                scores[rows] = self._score_batch([prompts[i] for i in rows], answers)
+            if progress:
+                progress(len(rows))
+        return scores
+
+    def _score_batch(self, prompts: list[np.ndarray], answers: Sequence[Sequence[int]]) -> np.ndarray:
+        import torch
+
+        ids, mask = self._left_padded(prompts)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        out = self.network(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        n, m = len(prompts), len(answers)
+        longest = max(map(len, answers))
+        tokens = torch.full((m, longest), self.pad_id, device=ids.device)
+        real = torch.zeros((m, longest), dtype=torch.bool, device=ids.device)
+        for row, answer in enumerate(answers):
+            tokens[row, : len(answer)] = torch.as_tensor(answer, device=ids.device)
+            real[row, : len(answer)] = True
+        first = out.logits[:, -1].float().log_softmax(-1)[:, tokens[:, 0]]  # (n, m)
+        if longest == 1:
+            return first.double().cpu().numpy()
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(m)  # row i·m + j: prompt i, answer j
+        follow = self.network(
+            input_ids=tokens[:, :-1].repeat(n, 1),
+            attention_mask=torch.cat([mask.repeat_interleave(m, 0), mask.new_ones(n * m, longest - 1)], dim=1),
+            position_ids=positions[:, -1:].repeat_interleave(m, 0) + torch.arange(1, longest, device=ids.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits.float().log_softmax(-1)  # fmt: skip
+        wanted = tokens[:, 1:].repeat(n, 1)
+        each = follow.gather(-1, wanted[..., None])[..., 0] * real[:, 1:].repeat(n, 1)
+        return (first.double() + each.double().sum(-1).view(n, m)).cpu().numpy()
+
+    def embed(self, prompts: Sequence[np.ndarray], progress: Progress | None = None) -> np.ndarray:
+        """Return the mean of the last hidden states over the tokens of each prompt (SPEC §8).
+
+        Padding is left out of the mean (SPEC §21d), so a cell's embedding does not depend on its batch.
+
+        Returns
+        -------
+        float32 array, shape (n_prompts, hidden)
+        """
+        import torch
+
+        self._check_context(max(map(len, prompts), default=0))
+        embedded = np.empty((len(prompts), self.network.config.hidden_size), np.float32)
+        for rows in self._batches(prompts):
+            with torch.inference_mode():
+                ids, mask = self._left_padded([prompts[i] for i in rows])
+                hidden = self.network.base_model(
+                    input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False
+                ).last_hidden_state.float()  # (batch, length, hidden)
+                weight = mask[..., None].float()
+                embedded[rows] = ((hidden * weight).sum(1) / weight.sum(1)).cpu().numpy()
+            if progress:
+                progress(len(rows))
+        return embedded
+
+    def _left_padded(self, prompts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        longest = max(map(len, prompts))
+        ids = np.full((len(prompts), longest), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(prompts), longest), dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt
+            mask[row, longest - len(prompt) :] = 1
+        device = self.network.device
+        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+    def _batches(self, prompts: Sequence[np.ndarray], extra: int = 0) -> Iterator[np.ndarray]:
+        """Yield rows of prompts of similar length, the longest first, so that a batch that does not fit fails at once."""
+        lengths = np.array([len(p) for p in prompts], dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        budget = 64_000 if self.network.device.type == "cuda" else 16_000
+        start = 0
+        while start < len(order):
+            size = self.batch_size or max(1, budget // int(lengths[order[start]] + extra))
+            yield order[start : start + size]
+            start += size
+
+    def _check_context(self, n_tokens: int) -> None:
+        config: Any = self.network.config
+        context = getattr(config, "max_position_embeddings", None)
+        if context is not None and n_tokens > context:
+            raise UsageError(
+                f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
+                "ask for fewer genes (top_k)"
+            )
+
+
+def choose(logits: torch.Tensor, sampling: Sampling, uniforms: np.ndarray) -> torch.Tensor:
+    """Draw one token a row by inverting the cumulative distribution at given uniform numbers.
+
+    Parameters
+    ----------
+    logits : float tensor, shape (batch, vocabulary)
+        −inf where a token is not allowed.
+    sampling
+        Temperature, top-k, top-p.
+    uniforms : float64 array, shape (batch,)
+        In [0, 1).
+
+    Returns
+    -------
+    int64 tensor, shape (batch,)
+    """
+    import torch
+
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.double() / sampling.temperature
+    if sampling.top_k and sampling.top_k < logits.shape[-1]:
+        lowest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, which = probabilities.sort(dim=-1, descending=True)
+        # A token stays if those before it have not yet reached top_p.
+        ordered = ordered * (ordered.cumsum(-1) - ordered < sampling.top_p)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, which, ordered)
+    cumulative = probabilities.cumsum(-1)
+    at = torch.as_tensor(uniforms, device=logits.device)[:, None] * cumulative[:, -1:]
+    # The first token whose cumulative probability exceeds the draw; one of probability 0 never does so first.
+    return (cumulative <= at).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _uniforms(keys: np.ndarray, step: int) -> np.ndarray:
+    """Return one uniform number in [0, 1) per sequence for a step, from hashes of (sequence, step)."""
+    # Reduced by Python: NumPy warns where the product of two scalars overflows.
+    offset = np.uint64((step + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    bits = mix64(keys + offset)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,1 @@
+"""Spaces that metrics are measured in."""

@@ -1,0 +1,1 @@
+"""Task by data by model: tables with floors and ceilings."""

@@ -1,0 +1,394 @@
+"""The model directory: what `save_pretrained` writes plus `c2s.json`, and the `Model` it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from c2s.cells.inverse import RankExpressionModel
+from c2s.cells.vocabulary import GeneVocabulary
+from c2s.common.config import Config, explain
+from c2s.common.errors import InputError, UsageError, listing, nearest, warn
+from c2s.common.files import atomic_directory
+from c2s.models.presets import get_preset
+from c2s.tasks.prompts import PromptPack, load_prompts
+from c2s.tokens.tokenizer import CellTokenizer, TokenMode, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+C2S_JSON = "c2s.json"
+
+
+class ModelCard(Config):
+    """What `c2s.json` says: everything needed to ask the model in the way it was trained."""
+
+    format: Literal[1] = Field(default=1, description="Version of this file's form.")
+    vocabulary: list[str] = Field(description="Gene words the model knows, in the order of its gene columns.")
+    mode: TokenMode = Field(description="How genes become tokens: 'text' or 'genes'.")
+    top_k: int = Field(ge=1, description="Genes of a cell that the model was trained on.")
+    preprocessing: dict[str, Any] = Field(
+        default_factory=dict, description="Normalisation that the inverse model belongs to."
+    )
+    prompts: str = Field(default="c2s", description="Prompt pack that the model was trained with.")
+    tasks: list[str] = Field(default_factory=list, description="Ids of the tasks that it was trained on.")
+    conditions: dict[str, list[str]] = Field(
+        default_factory=dict, description="Values of each condition or label that it has seen, e.g. of cell_type."
+    )
+    inverse: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Line from rank to expression, by data set."
+    )
+    generation: dict[str, float] = Field(
+        default_factory=dict, description="Sampling defaults, chosen on validation cells: temperature."
+    )
+    training: dict[str, Any] = Field(default_factory=dict, description="Where the weights come from.")
+    versions: dict[str, str] = Field(default_factory=dict, description="Library versions that wrote the model.")
+
+    @field_validator("inverse")
+    @classmethod
+    def _inverse_can_be_restored(cls, inverse: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for dataset, values in inverse.items():
+            try:
+                RankExpressionModel.from_dict(values)
+            except TypeError as error:
+                raise ValueError(f"{dataset!r} is no line from rank to expression") from error
+        return inverse
+
+    def restored_inverse(self, vocabulary: GeneVocabulary, dataset: str | None = None) -> RankExpressionModel:
+        """Return the line of a data set, by default the first.
+
+        Raises
+        ------
+        InputError
+            The card has none.
+        """
+        if not self.inverse:
+            raise InputError("the model directory has no line from rank to expression ('inverse' in c2s.json)")
+        if dataset is not None and dataset not in self.inverse:
+            raise UsageError(f"the model has no inverse for {dataset!r}; it has: {listing(list(self.inverse))}")
+        return RankExpressionModel.from_dict(self.inverse[dataset or next(iter(self.inverse))], vocabulary)
+
+
+class Model:
+    """A language model that reads and writes cells: network, tokenizer and card.
+
+    Attributes
+    ----------
+    network : transformers.PreTrainedModel
+    tokenizer : CellTokenizer
+    card : ModelCard
+    source : str
+        Where it was loaded from, for the record.
+    """
+
+    def __init__(
+        self, network: PreTrainedModel, tokenizer: CellTokenizer, card: ModelCard, source: str = ""
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.card = card
+        self.source = source
+
+    @property
+    def vocabulary(self) -> GeneVocabulary:
+        """The genes that the model knows."""
+        return self.tokenizer.vocabulary
+
+    @property
+    def prompts(self) -> PromptPack:
+        """The wording that it was trained with."""
+        return load_prompts(self.card.prompts)
+
+    @property
+    def inverse(self) -> RankExpressionModel:
+        """The line from rank to expression of the first data set it was trained on."""
+        return self.card.restored_inverse(self.vocabulary)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights, tied ones once."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.source or self.network.config.model_type}: {self.n_parameters:,} parameters, "
+            f"{len(self.vocabulary):,} genes, top {self.card.top_k}, tasks {listing(self.card.tasks) or 'none'})"
+        )
+
+    def known(self, condition: str) -> list[str]:
+        """Return the values of a condition or label that the model has seen in training."""
+        return list(self.card.conditions.get(condition, []))
+
+    def check_condition(self, condition: str, value: str, *, strict: bool = False) -> str:
+        """Return `value` as the model knows it; case and `_`, `-` or space do not matter.
+
+        A value that the model never saw is answered with a warning that names what it knows, and returned
+        as it is.
+
+        Raises
+        ------
+        UsageError
+            `strict`, and the model never saw the value.
+        """
+        known = self.known(condition)
+        if value in known:  # as it is, where two known values differ in nothing but case or dashes
+            return value
+        match = {_folded(k): k for k in known}.get(_folded(value))
+        if match is not None:
+            return match
+        close = nearest(value, known)
+        message = (
+            f"the model never saw {condition} {value!r}; it knows: {listing(known, 20) or 'none'}"
+            + (f" (nearest: {listing(close)})" if close else "")
+        )
+        if strict:
+            raise UsageError(message)
+        warn(message)
+        return value
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model directory; an existing one is replaced when the new one is complete.
+
+        Raises
+        ------
+        UsageError
+            There is a file, or a folder that holds something else than a model.
+        C2SError
+            The place cannot be written; what was there is left as it was.
+        """
+        _refuse_to_replace(Path(path))
+        card = self.card.model_copy(update={"versions": library_versions()})
+        with atomic_directory(path) as folder, _quiet_transformers():
+            self.network.save_pretrained(folder)
+            self.tokenizer.save(folder)
+            (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Refuse a place whose content saving a model would delete."""
+    if path.is_dir() and not (path / C2S_JSON).is_file() and any(path.iterdir()):
+        raise UsageError(f"{path}: holds other files, which saving a model there would delete; give another folder")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file, and a model is saved as a folder; give another place")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep off progress bars and reports of `transformers`; what matters in them is said in our errors."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers off the terminal; ours are drawn where something takes long."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _folded(text: str) -> str:
+    return "".join(" " if c in "_-" else c for c in text.casefold()).strip()
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what decides a result."""
+    packages = ("c2s-toolkit", "torch", "transformers", "tokenizers", "numpy", "numba", "anndata")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def load_model(path_or_id: str | os.PathLike[str], *, dtype: str | None = None, device: str | None = None) -> Model:
+    """Load a model directory.
+
+    Parameters
+    ----------
+    path_or_id
+        A folder with `c2s.json`, or the hub id of one. A plain Hugging Face folder has no gene vocabulary;
+        give it one with `attach` first.
+    dtype
+        "float32", "bfloat16" or "float16"; by default as saved.
+    device
+        "cpu", "cuda", "mps"; by default "cuda" where there is one, else "cpu".
+
+    Raises
+    ------
+    InputError
+        There is no model there, or its c2s.json, vocabulary, tokenizer or weights are missing or broken.
+    """
+    source = str(path_or_id)
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+            raise InputError(f"{source}: no model directory there")
+        folder = _from_hub(source)
+    card = _read_card(folder)
+    backend = load_tokenizer(folder)
+    try:
+        tokenizer = CellTokenizer(backend, GeneVocabulary.from_words(card.vocabulary), card.mode)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    network = load_network(folder, dtype=dtype)
+    rows = network.get_input_embeddings().weight.shape[0]
+    if len(tokenizer.backend) > rows:
+        raise InputError(f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}")
+    network.to(device or default_device())
+    network.eval()
+    return Model(network, tokenizer, card, source)
+
+
+def attach(
+    path_or_id: str | os.PathLike[str], vocabulary: GeneVocabulary, *, top_k: int = 200, prompts: str = "c2s"
+) -> Model:
+    """Take any Hugging Face causal language model as it is and give it a gene vocabulary ("text" mode).
+
+    Raises
+    ------
+    InputError
+        There is no model or tokenizer there.
+    """
+    tokenizer = CellTokenizer(load_tokenizer(path_or_id), vocabulary, "text")
+    card = ModelCard(vocabulary=list(vocabulary.words), mode="text", top_k=top_k, prompts=prompts)
+    return Model(load_network(path_or_id).eval(), tokenizer, card, str(path_or_id))
+
+
+def new_model(preset: str, tokenizer: CellTokenizer, card: ModelCard, seed: int) -> Model:
+    """Make a model of a preset's shape from random weights, the same for the same seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = get_preset(preset).config(len(tokenizer.backend))
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_id
+    config.pad_token_id = tokenizer.pad_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(config)
+    return Model(network, tokenizer, card, f"preset {preset}")
+
+
+def load_network(path_or_id: str | os.PathLike[str], *, dtype: str | None = None) -> PreTrainedModel:
+    """Load the weights of a causal language model; safetensors only, no code from the folder.
+
+    Raises
+    ------
+    InputError
+        There are none, they cannot be read, or they do not fit the configuration beside them.
+    UsageError
+        `dtype` is none of those that `load_model` names.
+    """
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet_transformers():
+            network, info = AutoModelForCausalLM.from_pretrained(
+                path_or_id,
+                dtype=getattr(torch, dtype) if dtype else "auto",
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # found below, by name
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path_or_id}: the weights cannot be read ({reason})") from error
+    # transformers would fill these with random numbers.
+    unfit = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if unfit:
+        raise InputError(
+            f"{path_or_id}: {len(unfit):,} weights are missing or of another shape than config.json says "
+            f"({listing(unfit, 2)}); the folder is damaged, save or download it anew"
+        )
+    return network
+
+
+def default_device() -> str:
+    """Return "cuda" where there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def model_folder() -> Path:
+    """Return where `c2s demo` leaves a model for commands that are given none, in the user's data folder."""
+    from platformdirs import user_data_path
+
+    return user_data_path("c2s-toolkit") / "model"
+
+
+def leave_for_commands(folder: Path) -> Path:
+    """Copy a model directory to where commands look when no model is named; return that place."""
+    place = model_folder()
+    with atomic_directory(place) as temporary:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+    return place
+
+
+def find_model(named: str | os.PathLike[str] | None = None) -> str:
+    """Return the model to use: the one named, else `C2S_MODEL`, else the one that `c2s demo` left.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    choice = str(named) if named is not None else os.environ.get("C2S_MODEL", "")
+    if choice:
+        return choice
+    if (model_folder() / C2S_JSON).is_file():
+        return str(model_folder())
+    raise UsageError(
+        "there is no model to ask; run `c2s demo` to make one, give --model FOLDER, or set C2S_MODEL"
+    )
+
+
+def _read_card(folder: Path) -> ModelCard:
+    path = folder / C2S_JSON
+    if not path.is_file():
+        what = "a Hugging Face model without a gene vocabulary" if (folder / "config.json").is_file() else "no model"
+        raise InputError(f"{folder}: {what}: {C2S_JSON} is missing; use a folder written by Model.save")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict) or not content.get("vocabulary"):
+            raise InputError(f"{path}: the gene vocabulary is missing, so genes cannot be told from words")
+        return ModelCard.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error, ModelCard)}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+
+
+def _from_hub(model_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model_id, ignore_patterns=["*.bin", "*.pt", "*.pkl", "*.h5"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise InputError(f"{model_id}: no folder of that name here, and the hub does not give it") from error

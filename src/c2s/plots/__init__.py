@@ -1,0 +1,26 @@
+"""Figures: arrays in, a matplotlib Axes out; no logic of their own and no pyplot state.
+
+Every function takes an optional `ax` and returns the Axes that it drew on; without one it makes a
+figure of its own, to be had as `ax.figure` (`ax.figure.savefig("umap.png")`). matplotlib is loaded
+at the first call.
+"""
+
+from c2s.plots.confusion import confusion_matrix
+from c2s.plots.distances import distance_histogram
+from c2s.plots.losses import loss_curves
+from c2s.plots.rank_expression import rank_expression
+from c2s.plots.reliability import reliability
+from c2s.plots.style import GENERATED, REAL, label_colours
+from c2s.plots.umap import umap_real_generated
+
+__all__ = [
+    "GENERATED",
+    "REAL",
+    "confusion_matrix",
+    "distance_histogram",
+    "label_colours",
+    "loss_curves",
+    "rank_expression",
+    "reliability",
+    "umap_real_generated",
+]

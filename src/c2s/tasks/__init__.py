@@ -1,0 +1,1 @@
+"""What is asked: wording, answer, parsing, metric."""

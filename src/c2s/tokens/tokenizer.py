@@ -1,0 +1,242 @@
+"""From prompts that hold English and cells to token ids, by gathering a per-gene token table.
+
+A prompt is a sequence of segments: pieces of English (`str`) and cells (arrays of vocabulary columns).
+English goes through the tokenizer; a gene's token ids are looked up. Two modes:
+
+- "text": genes are written with the backbone's own tokenizer, three to four tokens each, as in the paper.
+- "genes": one token a gene, added to a tokenizer that can still write English.
+
+In either mode the ids equal what the Hugging Face tokenizer itself makes of the text of the prompt. In
+"genes" mode an upper-case English word that is exactly a gene symbol is therefore read as the gene.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from c2s.cells.vocabulary import GeneVocabulary
+from c2s.common.errors import InputError, UsageError, listing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+#: How genes become tokens; see the module.
+TokenMode = Literal["text", "genes"]
+
+#: Part of a prompt: English, or the columns of a cell in rank order.
+Segment = str | np.ndarray
+
+
+class CellTokenizer:
+    """Turns segments into token ids and back.
+
+    Parameters
+    ----------
+    backend
+        A fast Hugging Face tokenizer with an end-of-text token.
+    vocabulary
+        The genes the model knows; cells in prompts hold its columns.
+    mode
+        See the module.
+
+    Raises
+    ------
+    InputError
+        The tokenizer has no end-of-text token, or in "genes" mode lacks genes.
+    """
+
+    def __init__(
+        self, backend: PreTrainedTokenizerFast, vocabulary: GeneVocabulary, mode: TokenMode
+    ) -> None:
+        if mode not in ("text", "genes"):
+            raise UsageError(f"token mode {mode!r} is unknown; use 'text' or 'genes'")
+        if backend.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-text token, and answers could not end")
+        self.backend = backend
+        self.vocabulary = vocabulary
+        self.mode = mode
+        self.eos_id: int = int(backend.eos_token_id)
+        self.pad_id: int = int(backend.eos_token_id if backend.pad_token_id is None else backend.pad_token_id)
+        self._after_space = self._piece_table()
+
+    def _piece_table(self) -> _Pieces:
+        """Return the token ids of each gene behind a space."""
+        words = self.vocabulary.words
+        if self.mode == "text":
+            encoded = self.backend([" " + w for w in words], add_special_tokens=False)["input_ids"]
+            return _Pieces.from_rows(encoded)
+        ids = self.backend.convert_tokens_to_ids(list(words))
+        unknown = self.backend.unk_token_id
+        missing = [w for w, i in zip(words, ids, strict=True) if i is None or i == unknown]
+        if missing:
+            raise InputError(f"the tokenizer lacks {len(missing):,} genes of the vocabulary ({listing(missing, 3)})")
+        return _Pieces(np.arange(len(ids) + 1), np.asarray(ids, dtype=np.int32))
+
+    def gene_pieces(self, column: int) -> list[int]:
+        """Return the token ids of a gene behind a space."""
+        return self._after_space.row(column).tolist()
+
+    def encode(self, segments: Sequence[Segment]) -> np.ndarray:
+        """Return the token ids of a prompt or a response, without special tokens. int32, shape (n_tokens,)."""
+        parts: list[np.ndarray] = []
+        english = ""
+        for segment in segments:
+            if isinstance(segment, str):
+                english += segment
+            elif len(segment):
+                parts.append(self._encode_up_to_gene(english, segment[0]))
+                parts.append(self._after_space.gather(segment[1:]))
+                english = ""
+        return np.concatenate([*parts, self._encode_english(english)])
+
+    def _encode_english(self, text: str) -> np.ndarray:
+        return np.asarray(self.backend(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+
+    def _encode_up_to_gene(self, text: str, column: int) -> np.ndarray:
+        """Return the token ids of English and the first gene of the cell behind it."""
+        if self.mode == "genes":  # gene tokens swallow the white space before them
+            return np.append(self._encode_english(text.rstrip()), self._after_space.row(column))
+        # Together, because how white space is split depends on what stands behind it.
+        return self._encode_english(text + self.vocabulary.words[column])
+
+    def text(self, segments: Sequence[Segment]) -> str:
+        """Return a prompt or response as the text a person would read."""
+        words = self.vocabulary.words
+        return "".join(s if isinstance(s, str) else " ".join(words[g] for g in s) for s in segments)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return token ids as text, genes separated by spaces, without special tokens."""
+        if self.mode == "text":
+            return str(self.backend.decode(list(ids), skip_special_tokens=True))
+        text, english = "", []  # type: tuple[str, list[int]]
+        ids = [int(token) for token in ids]
+        for token, following in zip([*ids, None], [*ids[1:], None, None], strict=True):
+            column = None if token is None else self._gene_at(token, following)
+            if token is not None and column is None:
+                english.append(token)
+                continue
+            text += self._english(english)
+            english = []
+            if column is not None:
+                space = " " if text and not text[-1].isspace() else ""
+                text += space + self.vocabulary.words[column]
+        return text
+
+    def _english(self, ids: list[int]) -> str:
+        return str(self.backend.decode(ids, skip_special_tokens=True)) if ids else ""
+
+    def _gene_at(self, token: int, following: int | None) -> int | None:
+        """Return the column of a gene token, or None for English.
+
+        A token that a gene shares with the text tokenizer (see `add_gene_tokens`) is the beginning
+        of an English word where a letter or digit of English follows.
+        """
+        columns = self.gene_columns()
+        if token in self._shared_tokens() and following is not None and following not in columns:
+            return None if self._english([following])[:1].isalnum() else columns[token]
+        return columns.get(token)
+
+    def _shared_tokens(self) -> frozenset[int]:
+        if not hasattr(self, "_shared"):
+            pieces = self.backend.backend_tokenizer.get_vocab(with_added_tokens=False)
+            words = self.vocabulary.words
+            self._shared = frozenset(pieces[word] for word in words if word in pieces)
+        return self._shared
+
+    def gene_columns(self) -> dict[int, int]:
+        """Return the vocabulary column of each gene token ("genes" mode)."""
+        if not hasattr(self, "_gene_columns"):
+            self._gene_columns = {int(t): i for i, t in enumerate(self._after_space.ids)}
+        return self._gene_columns
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the tokenizer as `save_pretrained` does."""
+        self.backend.save_pretrained(folder)
+
+
+class _Pieces:
+    """Token ids per gene, a ragged array: gene `g` is `ids[indptr[g]:indptr[g + 1]]`."""
+
+    def __init__(self, indptr: np.ndarray, ids: np.ndarray) -> None:
+        self.indptr, self.ids = indptr.astype(np.int64), ids
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[int]]) -> _Pieces:
+        indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+        return cls(indptr, np.fromiter((t for r in rows for t in r), np.int32, count=int(indptr[-1])))
+
+    def row(self, column: int) -> np.ndarray:
+        return self.ids[self.indptr[column] : self.indptr[column + 1]]
+
+    def gather(self, columns: np.ndarray) -> np.ndarray:
+        columns = np.asarray(columns, dtype=np.int64)
+        lengths = self.indptr[columns + 1] - self.indptr[columns]
+        ends = np.cumsum(lengths)
+        at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.indptr[columns] - ends + lengths, lengths)
+        return self.ids[at]
+
+
+def train_text_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> PreTrainedTokenizerFast:
+    """Train a small byte-level BPE tokenizer that can write any text; same texts, same tokenizer.
+
+    For models from random weights that have no tokenizer of their own (the `mini` preset).
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|pad|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(list(texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|pad|>"
+    )
+
+
+def add_gene_tokens(backend: PreTrainedTokenizerFast, vocabulary: GeneVocabulary) -> int:
+    """Add one token a gene to a tokenizer; return by how many it grew.
+
+    A gene token swallows the space before it and matches whole words only, so that the text of a sentence
+    gives one token a gene and "INS" is not found in "INSULIN". A gene whose symbol is a piece of the text
+    tokenizer already ("CAT" of the Pythia tokenizer, one-letter genes of any) shares its token with that
+    piece, because a tokenizer has one token for one text.
+    """
+    from transformers import AddedToken
+
+    before = len(backend)
+    backend.add_tokens(
+        [
+            AddedToken(word, single_word=True, lstrip=True, normalized=False)
+            for word in vocabulary.words
+        ]
+    )
+    return len(backend) - before
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer from a folder or a hub id.
+
+    Raises
+    ------
+    InputError
+        There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
+        where = folder if not Path(folder).exists() else f"{Path(folder)}/tokenizer.json"
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{where}: no tokenizer can be read there ({reason})") from error

@@ -1,0 +1,1 @@
+"""Training, thin over the Hugging Face Trainer."""

@@ -1,0 +1,189 @@
+"""What tests of several rooms share: real cells, tokenizers, tiny networks, and a small trained model."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the hub
+
+import numpy as np
+import pytest
+
+TYPES = ("acinar", "alpha", "beta", "delta", "ductal")
+ORGANISM = "Homo sapiens"
+TOP_K = 24
+
+
+@pytest.fixture(scope="session")
+def pancreas():
+    """The packaged pancreas, whole. Not to be changed."""
+    from c2s.datasets import pancreas
+
+    return pancreas()
+
+
+@pytest.fixture(scope="session")
+def cut(pancreas):
+    """The first 30 cells of each of five types, with all genes. Not to be changed."""
+    labels = pancreas.obs["cell_type"].astype(str).to_numpy()
+    rows = np.concatenate([np.flatnonzero(labels == t)[:30] for t in TYPES])
+    part = pancreas[rows].copy()
+    part.obs["cell_type"] = part.obs["cell_type"].cat.remove_unused_categories()
+    return part
+
+
+@pytest.fixture(scope="session")
+def cut_genes(cut):
+    """Genes that are among the first 24 of at least two cells of `cut`: some 200 words."""
+    from c2s.cells.sentences import cell_sentences
+    from c2s.cells.vocabulary import GeneVocabulary
+
+    top = cell_sentences(cut, top_k=TOP_K)
+    often = np.flatnonzero(np.bincount(top.genes, minlength=len(top.vocabulary)) >= 2)
+    return GeneVocabulary.from_words([top.vocabulary.words[column] for column in often])
+
+
+@pytest.fixture(scope="session")
+def prompt_texts():
+    """Every wording of this project with every value, cells left out: what a tokenizer is trained on."""
+    from c2s.tasks.prompts import load_prompts
+
+    texts = []
+    for wording in load_prompts("c2s").tasks.values():
+        for template in (*wording.prompts, wording.response):
+            for cell_type in TYPES:
+                values = {"cell_type": cell_type, "organism": ORGANISM, "num_genes": TOP_K}
+                filled = template.fill({**values, "cell_sentence": ""})
+                texts.append("".join(str(part) for part in filled))
+    return texts
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer(prompt_texts):
+    """Return a function that makes a `CellTokenizer` on a byte-level BPE trained on the prompts."""
+    from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, train_text_tokenizer
+
+    def make(vocabulary, mode):
+        backend = train_text_tokenizer(prompt_texts, 400)
+        if mode == "genes":
+            add_gene_tokens(backend, vocabulary)
+        return CellTokenizer(backend, vocabulary, mode)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gene_tokenizer(make_tokenizer, cut_genes):
+    """One token a gene, for the genes of `cut`. Not to be changed."""
+    return make_tokenizer(cut_genes, "genes")
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    """Return a function that makes a tiny network of random weights, large enough to be uneven.
+
+    The initialisation is wide, so that a token's probability depends on what stands before it.
+    """
+    import torch
+    import transformers
+
+    shapes = {
+        "gpt_neox": lambda **kw: transformers.GPTNeoXConfig(intermediate_size=64, **kw),
+        "llama": lambda **kw: transformers.LlamaConfig(
+            intermediate_size=64, num_key_value_heads=2, **kw
+        ),
+        # A window shorter than the prompts, so that sliding attention matters.
+        "gemma2": lambda **kw: transformers.Gemma2Config(
+            intermediate_size=64, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8,
+            sliding_window=8, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, **kw
+        ),
+    }  # fmt: skip
+
+    def make(architecture, tokenizer, *, hidden=32, context=512, seed=0, spread=0.3):
+        config = shapes[architecture](
+            vocab_size=len(tokenizer.backend), hidden_size=hidden, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=context, initializer_range=spread, bos_token_id=tokenizer.eos_id,
+            eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id, tie_word_embeddings=False,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_card():
+    """Return a function that makes the card of a model that knows the five types of `cut`."""
+    from c2s.models.directory import ModelCard
+
+    def make(tokenizer, **changes):
+        fields = {
+            "vocabulary": list(tokenizer.vocabulary.words),
+            "mode": tokenizer.mode,
+            "top_k": TOP_K,
+            "tasks": ["cell_type", "cond_cell"],
+            "conditions": {"cell_type": list(TYPES), "organism": [ORGANISM]},
+        }
+        return ModelCard(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(make_network, make_card):
+    """Return a function that makes a `Model` of random weights on a tokenizer."""
+    from c2s.models.directory import Model
+
+    def make(tokenizer, architecture="gpt_neox", *, card=None, **shape):
+        network = make_network(architecture, tokenizer, **shape)
+        return Model(network, tokenizer, make_card(tokenizer, **(card or {})))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cell_table(cut, cut_genes):
+    """The cells of `cut` in the genes of `cut_genes`, for drawing training examples."""
+    from c2s.cells.vocabulary import GeneVocabulary
+    from c2s.corpus.online import CellTable
+
+    columns = GeneVocabulary.from_var(cut.var).columns(cut_genes.words)
+    fields = {name: cut.obs[name].astype(str).to_numpy() for name in ("cell_type", "organism")}
+    return CellTable(cut.X[:, columns].tocsr(), cut_genes, cut.obs_names.to_numpy(), fields)
+
+
+@pytest.fixture(scope="session")
+def make_stream(cell_table):
+    """Return a function that makes a stream of training examples over `cut`."""
+    from c2s.corpus.online import OnlineExamples, TaskMix
+    from c2s.tasks.prompts import load_prompts
+
+    def make(n_examples, *, tasks=("cell_type", "cond_cell"), seed=0):
+        mix = {task: TaskMix() for task in tasks}
+        return OnlineExamples(cell_table, mix, load_prompts("c2s"), TOP_K, n_examples, seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, cut, gene_tokenizer, make_model, make_stream):
+    """A model directory: a small GPT-NeoX trained on `cut` for seconds. Not to be changed."""
+    from c2s.cells.sentences import fit_inverse
+    from c2s.training.sft import Optimisation, train
+
+    line = fit_inverse(cut).to_dict()
+    card = {"inverse": {"pancreas": line}, "generation": {"temperature": 0.9}}
+    model = make_model(gene_tokenizer, card=card, hidden=64, spread=0.02)
+    optimisation = Optimisation(steps=150, batch_size=32, learning_rate=5e-3)
+    train(model, make_stream(150 * 32), optimisation, device="cpu")
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    model.save(folder)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def model(model_folder):
+    """The trained model, loaded. Not to be changed."""
+    from c2s.models.directory import load_model
+
+    return load_model(model_folder, device="cpu")
