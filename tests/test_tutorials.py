@@ -60,7 +60,9 @@ def test_tutorial_runs(path: Path, alone: Path) -> None:
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,28 +97,27 @@ def test_examples_give_what_they_say(path: Path, alone: Path, demo_model: Path) 
 
 
 def statements(block: str) -> Iterator[tuple[str, object]]:
-    """Yield each statement with the value that the comment behind it states, None if it states none."""
+    """Yield each statement with the value that the comment behind it states, None if none."""
     lines = block.splitlines()
     for node in ast.parse(block).body:
         source = ast.get_source_segment(block, node)
         assert source is not None
-        comment = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("# ")
-        yield source, stated(comment) if isinstance(node, ast.Expr) else None
+        assert node.end_lineno is not None
+        # Offsets of the parser count bytes.
+        behind = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+        yield source, stated(behind.strip(" #")) if isinstance(node, ast.Expr) else None
 
 
 def stated(comment: str) -> object:
-    """Return the literal that a comment begins with: up to a semicolon, a colon or a comma and words."""
-    for text in (comment, re.split(r"[;:] |, [a-z]", comment)[0], comment.split()[0] if comment else ""):
-        try:
-            value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            continue
-        return rounded(value)
-    return None
+    """Return the literal that a comment begins with, up to a semicolon; None if it is none."""
+    try:
+        return rounded(ast.literal_eval(comment.split(";")[0]))
+    except (SyntaxError, ValueError):
+        return None
 
 
 def rounded(value: object) -> object:
-    """Return numbers to two significant places behind the point, so that 0.88 stands for 0.8837."""
+    """Return floats with a tolerance, so that 0.88 stands for 0.8837."""
     if isinstance(value, tuple):
         return tuple(rounded(v) for v in value)
     return pytest.approx(value, abs=0.006) if isinstance(value, float) else value

@@ -1,5 +1,7 @@
 """Ranks: the order within a cell, and that nothing but the cell decides its ties (SPEC §2)."""
 
+import functools
+
 import numba
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ VALUE_TYPES = ["bool", "uint8", "uint16", "uint32", "int16", "int32", "int64", "
 DTYPES = [*((dtype, "int32") for dtype in VALUE_TYPES), ("float32", "int64")]
 
 
+@functools.cache
 def genes(n):
     return GeneVocabulary([f"G{i}" for i in range(n)])
 
@@ -284,7 +287,7 @@ def test_hashes_that_agree_in_one_half_are_told_apart_by_the_other():
     # Crafted keys: for this cell the tie hashes are as given, whatever the columns.
     hashes = np.array([7, 3, 5, 1, (1 << 32) + 2, (1 << 32) + 1, 6, 1 << 63, (1 << 63) - 1],
                       dtype=np.uint64)  # fmt: skip
-    vocabulary = genes(len(hashes))
+    vocabulary = GeneVocabulary([f"G{i}" for i in range(len(hashes))])
     vocabulary._keys = ranked._unmix64(hashes) ^ cell_keys(["cell0"], 0)[0]
     for factor in (1, 0.5, 300):
         cells = rank(np.ones((1, len(hashes))) * factor, vocabulary)
