@@ -27,9 +27,9 @@ install: $(STAMP) ## make .venv with the package and its tools; nothing to do wh
 # gigabytes of CUDA libraries. The stamp is written last, so an installation that was cut short starts again.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "c2s-toolkit needs Python 3.11 or newer, and there is no '$(PYTHON)' here; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	  echo "c2s-toolkit needs Python 3.11 or newer, and there is no '$(PYTHON)' here; name one: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "c2s-toolkit needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	  echo "c2s-toolkit needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing into $(VENV) (some minutes, once)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt $(TORCH)

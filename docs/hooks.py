@@ -1,11 +1,11 @@
 """What the documentation takes from the project itself, so that it cannot fall behind.
 
-- `docs/tutorials/*.ipynb` become pages, with the outputs they were saved with (nothing is executed).
+- `docs/tutorials/*.ipynb` become pages, with the outputs they were saved with (nothing is run).
 - `reference/cli.md` is written from the commands of `c2s`.
 - `{{ fields module.Class }}` in a page becomes a table of the fields of a configuration.
 
-Notebooks are turned into Markdown here, because the usual converters bring scripts from content delivery
-networks into the page, and these pages are read without a network.
+Notebooks are turned into Markdown here, because the usual converters bring scripts from content
+delivery networks into the page, and these pages are read without a network.
 """
 
 from __future__ import annotations

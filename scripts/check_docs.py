@@ -2,8 +2,8 @@
 
     mkdocs build --strict && python scripts/check_docs.py site
 
-Links that a reader may follow can lead anywhere. What a browser loads by itself (scripts, styles, fonts, images, frames)
-must be in the site.
+Links that a reader may follow can lead anywhere. What a browser loads by itself (scripts, styles,
+fonts, images, frames) must be in the site.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 
 TYPES = ("acinar", "alpha", "beta", "delta", "ductal")
 ORGANISM = "Homo sapiens"
-TOP_K = 24
+TOP_K = 16
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def cut(pancreas):
 
 @pytest.fixture(scope="session")
 def cut_genes(cut):
-    """Genes that are among the first 24 of at least two cells of `cut`: some 200 words."""
+    """Genes that are among the first 16 of at least two cells of `cut`: some 130 words."""
     from c2s.cells.sentences import cell_sentences
     from c2s.cells.vocabulary import GeneVocabulary
 
@@ -173,9 +173,9 @@ def model_folder(tmp_path_factory, cut, gene_tokenizer, make_model, make_stream)
 
     line = fit_inverse(cut).to_dict()
     card = {"inverse": {"pancreas": line}, "generation": {"temperature": 0.9}}
-    model = make_model(gene_tokenizer, card=card, hidden=64, spread=0.02)
-    optimisation = Optimisation(steps=150, batch_size=32, learning_rate=5e-3)
-    train(model, make_stream(150 * 32), optimisation, device="cpu")
+    model = make_model(gene_tokenizer, card=card, hidden=48, spread=0.02)
+    optimisation = Optimisation(steps=150, batch_size=12, learning_rate=5e-3)
+    train(model, make_stream(150 * 12), optimisation, device="cpu")
     folder = tmp_path_factory.mktemp("trained") / "model"
     model.save(folder)
     return Path(folder)

@@ -1,4 +1,4 @@
-"""What the documentation shows is true: notebooks run, examples give what they say, commands exist."""
+"""What the documentation shows is true: notebooks run, examples say what comes, commands exist."""
 
 from __future__ import annotations
 

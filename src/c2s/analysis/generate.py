@@ -31,7 +31,7 @@ def generate(
     top_k: int | None = None,
     genes: Sequence[str] | None = None,
     temperature: float | None = None,
-    top_p: float = 1.0,
+    top_p: float | None = None,
     batch_size: int | None = None,
     strict: bool = False,
     seed: int = 0,
@@ -57,9 +57,10 @@ def generate(
         A panel: only these genes may be written.
     temperature
         Of sampling; by default what was chosen on validation cells when the model was trained, else 1. 0 takes
-        the most probable gene at each step, which gives the same cell each time.
+        the most probable gene at each step; cells of a type then differ only by the wording of their prompt.
     top_p
-        Sample from the most probable tokens that together reach this probability.
+        Sample from the most probable tokens that together reach this probability; by default as for
+        `temperature`.
     batch_size
         Cells in a batch; by default what fits the machine.
     strict
@@ -90,14 +91,25 @@ def generate(
     types = [model.check_condition("cell_type", str(t), strict=strict) for t in wanted]
     organism = _organism(model, organism, strict)
     top_k = model.card.top_k if top_k is None else top_k
-    temperature = model.card.generation.get("temperature", 1.0) if temperature is None else temperature
-    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    sampling = default_sampling(model, temperature=temperature, top_p=top_p, seed=seed)
     labels = np.repeat(np.array(types, dtype=object), n)
     cells = generate_cells(
         model, labels, organism, top_k=top_k, genes=genes,
         sampling=sampling, batch_size=batch_size,
     )  # fmt: skip
     return cells_to_adata(model, cells, labels, organism, sampling)
+
+
+def default_sampling(
+    model: Model, *, temperature: float | None = None, top_p: float | None = None, seed: int = 0
+) -> Sampling:
+    """Return how to sample: as asked, else as chosen on validation cells in training, else unchanged."""
+    chosen = model.card.generation
+    return Sampling(
+        temperature=chosen.get("temperature", 1.0) if temperature is None else temperature,
+        top_p=chosen.get("top_p", 1.0) if top_p is None else top_p,
+        seed=seed,
+    )
 
 
 def cells_to_adata(

@@ -1,15 +1,16 @@
 """Compiled ranking straight from CSR rows: genes in descending order, seeded ties, top K.
 
 Why it is fast. A cell has a few thousand expressed genes, most of them with a count of 1 or 2, and
-a sentence wants the first few hundred. So counts are first tallied (one pass over the row), the
-tally gives the lowest count that can still be in the top K, and only genes at or above it are
-hashed and ordered. Count, hash and column of a gene are packed into one 64-bit number, and the
-order of these numbers is the order of the sentence. Each is put where a uniform hash says it
-belongs within its count (a flash sort), which leaves little to move. Values that are not small
-integers take a comparison sort instead.
+a sentence wants the first few hundred. So a few passes over the counts, a byte each, find the
+lowest count that can still be in the top K, and only genes at or above it are hashed and ordered.
+Count, hash and column of a gene are packed into one 64-bit number, and the order of these numbers
+is the order of the sentence. Each is put where a uniform hash says it belongs within its count (a
+flash sort), which leaves little to move. Values that are not small integers take a comparison sort
+instead.
 
 The loops are short and separate on purpose: the compiler vectorises those that go straight through
-one array, and those that jump about in memory have no branch that depends on the data.
+one array, and those that jump about in memory have no branch that depends on the data. Unsigned
+subscripts spare the test for counting from the end.
 
 Ties. Genes of equal value are ordered by a 64-bit hash of (cell key, gene key), so the order of a
 cell does not depend on other cells, on the order of columns, on chunks or on threads.
@@ -20,12 +21,10 @@ cell does not depend on other cells, on the order of columns, on chunks or on th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit, prange
 
-# Values from the last level on share its tally and are told apart by comparison.
+# Values from the last level on share that level and are told apart by comparison.
 _LEVELS = 256
 _LAST = _LEVELS - 1
 
@@ -33,39 +32,6 @@ _LAST = _LEVELS - 1
 # tie hash, 24 bits of column. Matrices with more columns are ranked by comparison.
 _COLUMN_BITS = 24
 _MAX_COLUMNS = 1 << _COLUMN_BITS
-
-
-class _Scratch(NamedTuple):
-    """Working memory of one thread; `n` is the number of stored entries of the longest row."""
-
-    levels: np.ndarray  # uint8, (n,): of the row
-    tallies: np.ndarray  # int32, (4, 256)
-    tally: np.ndarray  # int64, (256,): genes of the row at each level
-    columns: np.ndarray  # int32, (n,): of the genes that are ordered, as the following
-    kept_levels: np.ndarray  # uint8, (n,)
-    keys: np.ndarray  # uint64, (n,)
-    slots: np.ndarray  # uint32, (n,)
-    ends: np.ndarray  # int32, (n + 1,): genes up to the end of each slot
-    packed: np.ndarray  # uint64, (n,)
-    ordered: np.ndarray  # uint64, (n,)
-    values: np.ndarray  # as the data, (n,): for comparison
-
-
-@njit
-def _scratch(n: int, data) -> _Scratch:
-    return _Scratch(
-        np.empty(n, np.uint8),
-        np.empty((4, _LEVELS), np.int32),
-        np.empty(_LEVELS, np.int64),
-        np.empty(n, np.int32),
-        np.empty(n, np.uint8),
-        np.empty(n, np.uint64),
-        np.empty(n, np.uint32),
-        np.empty(n + 1, np.int32),
-        np.empty(n, np.uint64),
-        np.empty(n, np.uint64),
-        np.empty(n, data.dtype),
-    )
 
 
 @njit(inline="always")
@@ -151,14 +117,14 @@ def _levels(values, columns, selected, use_selected, levels) -> bool:
     Genes that are not selected get level 0. Values past the last level need not be whole, because
     they are compared anyhow.
     """
-    last = values.dtype.type(_LAST)
-    zero = values.dtype.type(0)
+    number = values.dtype.type
+    last, zero = number(_LAST), number(0)
     unfit = 0
     for i in range(len(values)):
         value = values[i]
         value = value if value < last else last
         level = np.int32(value)
-        unfit |= (value != level) | (value < zero)
+        unfit |= (value != number(level)) | (value < zero)
         levels[i] = level
     if use_selected:
         for i in range(len(values)):
@@ -167,106 +133,129 @@ def _levels(values, columns, selected, use_selected, levels) -> bool:
 
 
 @njit
-def _tally(n, scratch) -> None:
-    """Count the first `n` levels.
-
-    Most levels are 1, and an increment has to wait for the one before it at the same address: four
-    tallies take turns.
-    """
-    levels, tallies, tally = scratch.levels, scratch.tallies, scratch.tally
-    tallies[:] = 0
-    whole = n - n % 4
-    for i in range(0, whole, 4):
-        tallies[0, levels[i]] += 1
-        tallies[1, levels[i + 1]] += 1
-        tallies[2, levels[i + 2]] += 1
-        tallies[3, levels[i + 3]] += 1
-    for i in range(whole, n):
-        tallies[0, levels[i]] += 1
-    for level in range(_LEVELS):
-        pair = tallies[0, level] + tallies[1, level]
-        tally[level] = pair + tallies[2, level] + tallies[3, level]
+def _count_from(level, levels) -> int:
+    """Return how many levels are at least `level`."""
+    n = 0
+    for i in range(len(levels)):
+        n += levels[i] >= level
+    return n
 
 
 @njit
-def _lowest_level(tally, limit) -> int:
-    """Return the lowest level, at least 1, that has genes among the first `limit`."""
-    level, above = _LAST, 0
-    while level > 1 and above + tally[level] < limit:
-        above += tally[level]
-        level -= 1
-    return level
+def _lowest_level(levels, limit) -> int:
+    """Return the highest level that at least `limit` genes reach, 1 where there is none."""
+    low, high = 1, 2
+    while high < _LEVELS and _count_from(high, levels) >= limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if _count_from(middle, levels) >= limit:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @njit
-def _keep(row_columns, lowest, cell_key, gene_keys, scratch) -> int:
+def _keep(
+    levels, row_columns, lowest, cell_key, gene_keys, kept, columns, kept_levels, keys
+) -> np.int64:
     """Collect columns, levels and hashes of genes at levels `lowest` to 254; return how many."""
-    levels, columns, keys = scratch.levels, scratch.columns, scratch.keys
-    kept_levels = scratch.kept_levels
-    m = 0
-    for i in range(len(row_columns)):
-        columns[m] = row_columns[i]
-        kept_levels[m] = levels[i]
-        m += (levels[i] >= lowest) & (levels[i] < _LAST)
+    first, span = np.uint8(lowest), np.uint8(_LAST - lowest)
+    end = np.uint64(0)
+    for i in range(len(levels)):
+        kept[end] = i
+        # Below the first, the difference wraps round to a large number.
+        end += np.uint64(np.uint8(levels[i] - first) < span)
+    m = np.int64(end)
     for i in range(m):
-        keys[i] = gene_keys[columns[i]]
+        columns[i] = row_columns[kept[i]]
+        kept_levels[i] = levels[kept[i]]
+    for i in range(m):
+        keys[i] = gene_keys[np.uint32(columns[i])]
     for i in range(m):
         keys[i] = _tie_key(cell_key, keys[i]) >> np.uint64(32)
     return m
 
 
 @njit
-def _pack(m, lowest, scratch) -> None:
-    """Pack the `m` kept genes and find their slots.
+def _tally(m, levels, tallies, tally) -> None:
+    """Count the `m` kept genes by level.
+
+    Most levels are the same, and an increment has to wait for the one before it at the same
+    address: four tallies take turns.
+    """
+    one = np.uint32(1)
+    for level in range(_LEVELS):
+        for turn in range(4):
+            tallies[turn, level] = 0
+    whole = m - m % 4
+    for i in range(0, whole, 4):
+        tallies[0, levels[i]] += one
+        tallies[1, levels[i + 1]] += one
+        tallies[2, levels[i + 2]] += one
+        tallies[3, levels[i + 3]] += one
+    for i in range(whole, m):
+        tallies[0, levels[i]] += one
+    for level in range(_LEVELS):
+        pair = tallies[0, level] + tallies[1, level]
+        tally[level] = pair + tallies[2, level] + tallies[3, level]
+
+
+@njit
+def _pack(m, lowest, columns, levels, keys, tally, first, slots, ends) -> None:
+    """Pack the `m` kept genes into `keys` and find their slots.
 
     A gene with the uniform 32-bit hash h, in a level of t genes, belongs at about h·t/2³² of the
     level: that is its slot. `ends` receives, one place on, how many genes share each slot.
     """
-    kept_levels, keys, columns = scratch.kept_levels, scratch.keys, scratch.columns
-    tally, slots, ends, packed = scratch.tally, scratch.slots, scratch.ends, scratch.packed
-    first = np.empty(_LEVELS, np.uint64)
     position = np.uint64(0)
     for level in range(_LAST - 1, lowest - 1, -1):
         first[level] = position
-        position += np.uint64(tally[level])
-    ends[: m + 1] = 0
+        position += tally[level]
+    for i in range(m + 1):
+        ends[i] = 0
     for i in range(m):
-        kept = kept_levels[i]
-        slot = first[kept] + ((keys[i] * np.uint64(tally[kept])) >> np.uint64(32))
+        kept = levels[i]
+        slot = first[kept] + ((keys[i] * tally[kept]) >> np.uint64(32))
         slots[i] = slot
-        ends[slot + np.uint64(1)] += 1
+        ends[slot + np.uint64(1)] += np.uint32(1)
     for i in range(m):
-        packed[i] = (
-            (np.uint64(_LAST - 1 - kept_levels[i]) << np.uint64(56))
+        keys[i] = (
+            (np.uint64(_LAST - 1 - levels[i]) << np.uint64(56))
             | (keys[i] << np.uint64(_COLUMN_BITS))
             | np.uint64(columns[i])
         )
 
 
 @njit
-def _order_packed(m, scratch) -> None:
-    """Write the first `m` packed genes to `ordered`, ascending.
+def _order_packed(m, packed, slots, ends, ordered) -> None:
+    """Write the first `m` packed genes to `ordered`, ascending; m is at least 1.
 
     After the scatter nearly every number is at most one place from its own. One pass that carries
     the larger of two neighbours along settles most of that without a branch; the rest is inserted.
     """
-    packed, slots, ends, ordered = scratch.packed, scratch.slots, scratch.ends, scratch.ordered
-    for i in range(1, m):
-        ends[i] += ends[i - 1]
+    total = np.uint32(0)
+    for i in range(m):
+        total += ends[i]
+        ends[i] = total
     for i in range(m):
         to = ends[slots[i]]
-        ends[slots[i]] = to + 1
+        ends[slots[i]] = to + np.uint32(1)
         ordered[to] = packed[i]
     carried = ordered[0]
-    for i in range(1, m + 1):
-        other = ordered[i] if i < m else np.uint64(0xFFFFFFFFFFFFFFFF)
-        smaller = min(carried, other)
+    for i in range(1, m):
+        other = ordered[i]
+        ordered[i - 1] = min(carried, other)
         carried = max(carried, other)
-        j = i - 1
-        while j > 0 and ordered[j - 1] > smaller:
+    ordered[m - 1] = carried
+    for i in range(1, m):
+        entry = ordered[i]
+        j = i
+        while j > 0 and ordered[j - 1] > entry:
             ordered[j] = ordered[j - 1]
             j -= 1
-        ordered[j] = smaller
+        ordered[j] = entry
 
 
 @njit
@@ -294,51 +283,11 @@ def _settle_equal_hashes(ordered, m, cell_key, gene_keys) -> None:
 
 
 @njit
-def _write_packed(ordered, n, out_genes, out_values) -> None:
-    for i in range(n):
-        out_genes[i] = np.int32(ordered[i] & np.uint64(_MAX_COLUMNS - 1))
-    for i in range(n):
-        out_values[i] = np.int32(_LAST - 1) - np.int32(ordered[i] >> np.uint64(56))
-
-
-@njit
-def _rank_counts(
-    values,
-    columns,
-    cell_key,
-    gene_keys,
-    selected,
-    use_selected,
-    limit,
-    scratch,
-    out_genes,
-    out_values,
-) -> None:
-    """Rank a row of counts whose levels and tally are known."""
-    written = 0
-    if scratch.tally[_LAST] > 0:
-        written = _rank_values(
-            values, columns, cell_key, gene_keys, selected, use_selected, limit, _LAST - 1,
-            scratch, out_genes, out_values,
-        )  # fmt: skip
-    lowest = _lowest_level(scratch.tally, limit)
-    m = _keep(columns, lowest, cell_key, gene_keys, scratch)
-    if m == 0:
-        return
-    _pack(m, lowest, scratch)
-    _order_packed(m, scratch)
-    _settle_equal_hashes(scratch.ordered, m, cell_key, gene_keys)
-    n = min(m, limit - written)
-    _write_packed(scratch.ordered, n, out_genes[written:], out_values[written:])
-
-
-@njit
 def _rank_values(
     row_values, row_columns, cell_key, gene_keys, selected, use_selected, limit, above,
-    scratch, out_genes, out_values,
+    values, keys, columns, out, out_genes, out_values,
 ) -> int:  # fmt: skip
     """Rank the values of a row that exceed `above` by comparison; return how many were written."""
-    values, keys, columns = scratch.values, scratch.keys, scratch.columns
     m = 0
     for i in range(len(row_values)):
         value, gene = row_values[i], row_columns[i]
@@ -348,9 +297,20 @@ def _rank_values(
     written = min(m, limit)
     _partial_quicksort(values, keys, columns, m, written)
     for i in range(written):
-        out_genes[i] = columns[i]
-        out_values[i] = values[i]
+        out_genes[out + i] = columns[i]
+        out_values[out + i] = values[i]
     return written
+
+
+@njit
+def _write_packed(ordered, n, out, out_genes, out_values) -> None:
+    start = np.uint64(out)
+    for i in range(n):
+        out_genes[start + np.uint64(i)] = np.int32(ordered[i] & np.uint64(_MAX_COLUMNS - 1))
+    for i in range(n):
+        out_values[start + np.uint64(i)] = np.int32(_LAST - 1) - np.int32(
+            ordered[i] >> np.uint64(56)
+        )
 
 
 @njit
@@ -358,30 +318,55 @@ def _rank_block(
     data, indices, indptr, cell_keys, gene_keys, selected, use_selected, limits, out_indptr,
     out_genes, out_values, first, last, longest,
 ) -> None:  # fmt: skip
-    """Rank the rows `first` to `last` − 1, none of which has more than `longest` entries."""
-    scratch = _scratch(longest, data)
+    """Rank the rows `first` to `last` − 1, none of which has more than `longest` entries.
+
+    The working memory is made here, once for all rows, and handed on array by array: each array
+    that a function takes out of a tuple costs it a reference count, thousands of times a second.
+    """
+    row_levels = np.empty(longest, np.uint8)
+    tallies = np.empty((4, _LEVELS), np.uint32)
+    tally = np.empty(_LEVELS, np.uint64)
+    level_starts = np.empty(_LEVELS, np.uint64)
+    # Of the genes that are ordered: where in the row they are, their columns, levels and values,
+    # their tie keys (later the packed genes) and slots; the ends of the slots; the result.
+    kept = np.empty(longest, np.uint32)
+    kept_columns = np.empty(longest, np.int32)
+    kept_levels = np.empty(longest, np.uint8)
+    kept_values = np.empty(longest, data.dtype)
+    keys = np.empty(longest, np.uint64)
+    slots = np.empty(longest, np.uint32)
+    ends = np.empty(longest + 1, np.uint32)
+    ordered = np.empty(longest, np.uint64)
     for c in range(first, last):
-        start, end, limit, o = indptr[c], indptr[c + 1], limits[c], out_indptr[c]
+        start, end, out, limit = indptr[c], indptr[c + 1], out_indptr[c], limits[c]
         if limit == 0:
             continue
-        values, columns = data[start:end], indices[start:end]
+        values, columns, levels = data[start:end], indices[start:end], row_levels[: end - start]
         counts = gene_keys.shape[0] <= _MAX_COLUMNS and _levels(
-            values, columns, selected, use_selected, scratch.levels
+            values, columns, selected, use_selected, levels
         )
-        if counts:
-            _tally(end - start, scratch)
-            # With many values past the last level there is little to gain from levels.
-            counts = 4 * scratch.tally[_LAST] <= end - start - scratch.tally[0]
-        if counts:
-            _rank_counts(
+        high = _count_from(_LAST, levels) if counts else 0
+        # With many values past the last level there is little to gain from levels.
+        counts = counts and 4 * high <= _count_from(1, levels)
+        if high > 0 or not counts:
+            written = _rank_values(
                 values, columns, cell_keys[c], gene_keys, selected, use_selected, limit,
-                scratch, out_genes[o:], out_values[o:],
+                _LAST - 1 if counts else 0, kept_values, keys, kept_columns,
+                out, out_genes, out_values,
             )  # fmt: skip
-        else:
-            _rank_values(
-                values, columns, cell_keys[c], gene_keys, selected, use_selected, limit, 0,
-                scratch, out_genes[o:], out_values[o:],
-            )  # fmt: skip
+            limit -= written
+            out += written
+        if limit == 0 or not counts:
+            continue
+        lowest = _lowest_level(levels, high + limit)
+        m = _keep(
+            levels, columns, lowest, cell_keys[c], gene_keys, kept, kept_columns, kept_levels, keys
+        )
+        _tally(m, kept_levels, tallies, tally)
+        _pack(m, lowest, kept_columns, kept_levels, keys, tally, level_starts, slots, ends)
+        _order_packed(m, keys, slots, ends, ordered)
+        _settle_equal_hashes(ordered, m, cell_keys[c], gene_keys)
+        _write_packed(ordered, limit, out, out_genes, out_values)
 
 
 @njit(parallel=True, cache=True, nogil=True)

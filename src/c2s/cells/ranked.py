@@ -46,7 +46,7 @@ class RankedCells:
     >>> import c2s
     >>> cells = c2s.pp.cell_sentences(c2s.datasets.pancreas(), top_k=5)
     >>> len(cells), cells.words(0)[:3]
-    (1937, ['PRSS1', 'REG1A', 'CTRB2'])
+    (1937, ['REG1A', 'CTRB2', 'PRSS2'])
     """
 
     indptr: np.ndarray

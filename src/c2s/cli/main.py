@@ -292,7 +292,10 @@ def generate(
     model: ModelName = None,
     top_k: TopK = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; by default the model's.", min=0.0, show_default=False)] = None,
-    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the most probable tokens that reach this.")] = 1.0,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Sample from the most probable tokens that reach this; by default the model's.", show_default=False),
+    ] = None,
     genes: Annotated[Path | None, typer.Option("--genes", help="File with one gene a line: only these may be written.", show_default=False)] = None,
     device: Device = None,
     dtype: Dtype = None,

@@ -121,9 +121,9 @@ class GeneSentence:
     UsageError
         More genes are asked for than the trie holds.
     InputError
-        A token that follows a whole gene may go on with a longer gene or begin another, so that what
-        was written could not be told apart. No tokenizer that can be undone does this: behind a
-        gene a new one begins with a space.
+        A token that follows a whole gene may go on with a longer gene or begin another, so that
+        what was written could not be told apart. No tokenizer that can be undone does this: behind
+        a gene a new one begins with a space.
     """
 
     def __init__(self, trie: TokenTrie, n_genes: int, end_token: int) -> None:
@@ -183,7 +183,7 @@ class GeneSentenceState:
         """Take the next token."""
         trie = self.constraint.trie
         child = trie.child(self._node, token)
-        if self._node and child >= 0 and not self._is_open(self._node, child):
+        if self._node and child >= 0 and not self._is_open(child):
             child = -1
         if child < 0:
             self._end_gene()
@@ -204,7 +204,7 @@ class GeneSentenceState:
         tokens = self.constraint.trie.tokens(node)
         return tokens[self._open[node]] if node in self._open else tokens
 
-    def _is_open(self, node: int, child: int) -> bool:
+    def _is_open(self, child: int) -> bool:
         return self._used.get(child, 0) < self.constraint.trie.below[child]
 
     def _exhausted_if_ended(self) -> list[int]:

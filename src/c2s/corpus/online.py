@@ -27,14 +27,14 @@ from c2s.tasks.single_cell import get_task
 class TaskMix(Config):
     """How often a task is drawn, and how its cells are varied."""
 
-    weight: float = Field(1.0, gt=0, description="Share of the examples, relative to other tasks.")
+    weight: float = Field(default=1.0, gt=0, description="Share of the examples, relative to other tasks.")
     thin: float = Field(
-        1.0, gt=0, le=1,
+        default=1.0, gt=0, le=1,
         description="Smallest share of a cell's molecules that is kept before ranking (binomial thinning); the "
         "share is uniform between this and 1 (not specified by the paper).",
     )  # fmt: skip
     unthinned: float = Field(
-        0.25, ge=0, le=1, description="Share of the examples that are left whole where `thin` is below 1."
+        default=0.25, ge=0, le=1, description="Share of the examples that are left whole where `thin` is below 1."
     )
 
 

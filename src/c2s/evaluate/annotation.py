@@ -39,6 +39,7 @@ def evaluate_annotation(truth: np.ndarray, predicted: np.ndarray, confidence: np
     low, high = bootstrap_interval(accuracy, truth, predicted, seed=seed)
     types = per_class(truth, predicted)
     types = types[types["support"] > 0].sort_values("support", ascending=False)
+    rows = types.rename(columns={"support": "n"})[["n", "precision", "recall", "f1"]].to_dict("records")
     bins = reliability(truth, predicted, confidence)
     return {
         "accuracy": accuracy(truth, predicted),
@@ -46,12 +47,9 @@ def evaluate_annotation(truth: np.ndarray, predicted: np.ndarray, confidence: np
         "macro_f1": macro_f1(truth, predicted),
         "ece": expected_calibration_error(truth, predicted, confidence),
         "n_test": len(truth),
-        "per_type": [
-            {"cell_type": str(name), "n": int(row.support), "precision": float(row.precision), "recall": float(row.recall), "f1": float(row.f1)}
-            for name, row in zip(types.index, types.itertuples(), strict=True)
-        ],
+        "per_type": [{"cell_type": name, **row} for name, row in zip(types.index.astype(str), rows, strict=True)],
         "reliability": [[float(v) for v in row] for row in bins.to_numpy()],
-    }  # fmt: skip
+    }
 
 
 def annotation_baselines(

@@ -48,7 +48,7 @@ class ModelCard(Config):
         default_factory=dict, description="Line from rank to expression, by data set."
     )
     generation: dict[str, float] = Field(
-        default_factory=dict, description="Sampling defaults, chosen on validation cells: temperature."
+        default_factory=dict, description="Sampling defaults, chosen on validation cells: temperature, top_p."
     )
     training: dict[str, Any] = Field(default_factory=dict, description="Where the weights come from.")
     versions: dict[str, str] = Field(default_factory=dict, description="Library versions that wrote the model.")

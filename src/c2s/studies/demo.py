@@ -15,14 +15,13 @@ import numpy as np
 
 from c2s.analysis.annotate import annotate
 from c2s.analysis.embed import embed
-from c2s.analysis.generate import cells_to_adata, generate_cells
+from c2s.analysis.generate import cells_to_adata, default_sampling, generate_cells
 from c2s.cells.inverse import rank_points
 from c2s.cells.preprocess import log10_normalized
 from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.common.errors import UsageError
 from c2s.common.files import atomic_directory
 from c2s.common.seeds import generator
-from c2s.decoding.engine import Sampling
 from c2s.evaluate.annotation import annotation_baselines, evaluate_annotation
 from c2s.evaluate.generation import GenerationResult, Space, evaluate_generation, independent_cells
 from c2s.metrics import METRICS, confusion_matrix, scfid
@@ -100,17 +99,17 @@ def run_demo(
         clock = _Clock(seconds)
         model.source = f"{out.name}/model"
         adata.obs["split"] = cells.split
-        annotate(adata, model, seed=recipe.seed)
+        annotate(adata, model, views=recipe.views, seed=recipe.seed)
         clock.lap("annotate")
         embed(adata, model, seed=recipe.seed)
         clock.lap("embed")
         generated, wanted = _generate(model, cells, recipe)
         clock.lap("generate")
-        results = measure(trained, adata, generated, wanted, recipe)
+        results = measure(trained, adata, generated, recipe)
         clock.lap("measure")
         model.save(folder / "model")
         adata.write_h5ad(folder / "annotated.h5ad", compression="gzip")
-        made = cells_to_adata(model, generated, wanted, "Homo sapiens", _sampling(model, recipe))
+        made = cells_to_adata(model, generated, wanted, "Homo sapiens", default_sampling(model, seed=recipe.seed))
         made.obs["matched"] = np.arange(len(wanted)) < len(cells.rows("test"))
         made.write_h5ad(folder / "generated.h5ad", compression="gzip")
         clock.lap("write")
@@ -146,23 +145,19 @@ class _Clock:
         self.seconds[name], self.last = now - self.last, now
 
 
-def _sampling(model: Model, recipe: TrainRecipe) -> Sampling:
-    return Sampling(temperature=model.card.generation.get("temperature", 1.0), seed=recipe.seed)
-
-
 def _generate(model: Model, cells: PreparedCells, recipe: TrainRecipe) -> tuple[RankedCells, np.ndarray]:
     """Generate a cell for each held-out cell, of its type, and a few of each type that has none held out."""
     matched = cells.labels[cells.rows("test")]
     others = sorted(set(model.known("cell_type")) - set(matched))
     wanted = np.concatenate([matched, np.repeat(np.array(others, dtype=object), UNMATCHED)])
     generated = generate_cells(
-        model, wanted, "Homo sapiens", top_k=recipe.top_k, sampling=_sampling(model, recipe)
+        model, wanted, "Homo sapiens", top_k=recipe.top_k, sampling=default_sampling(model, seed=recipe.seed)
     )
     return generated, wanted
 
 
 def measure(
-    trained: TrainedModel, adata: AnnData, generated: RankedCells, wanted: np.ndarray, recipe: TrainRecipe
+    trained: TrainedModel, adata: AnnData, generated: RankedCells, recipe: TrainRecipe
 ) -> DemoResults:
     """Measure everything on the held-out cells and gather what the report shows.
 
@@ -172,8 +167,8 @@ def measure(
         Model and prepared cells.
     adata
         The annotated cells.
-    generated, wanted
-        Generated cells and their types; the first match the held-out cells one by one.
+    generated
+        Generated cells; the first are of the types of the held-out cells, one by one.
     recipe
         What was run.
     """
@@ -196,7 +191,7 @@ def measure(
         real=real, real_labels=truth, generated=matched, baseline=baseline, top_k=recipe.top_k, seed=seed,
     )  # fmt: skip
     generation = dict(found.metrics)
-    generation["temperature"] = model.card.generation.get("temperature", 1.0)
+    generation |= {k: getattr(default_sampling(model), k) for k in ("temperature", "top_p")}
     generation["round_trip"] = {"scfid": _round_trip(space, cells, test, real)}
     metrics = {
         "dataset": {

@@ -42,7 +42,7 @@ OnStage = Callable[[str, int], Callable[[int], None]]
 def no_progress(name: str, total: int) -> Callable[[int], None]:
     """Show nothing."""
     del name, total
-    return lambda n: None
+    return lambda steps: None
 
 
 class Columns(Config):
@@ -74,6 +74,10 @@ class TrainRecipe(Config):
     temperatures: list[float] = Field(
         [1.0], min_length=1, description="Sampling temperatures to try on validation cells; the best is kept."
     )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Sampling keeps the most probable tokens that together reach this."
+    )
+    views: int = Field(1, ge=1, description="Wordings and draws of ties that the demo averages in annotation.")
     seed: int = Field(0, ge=0, description="Draws the split, weights, examples and ties.")
 
 
@@ -282,7 +286,12 @@ def _prompt_texts(prompts: PromptPack, recipe: TrainRecipe, conditions: dict[str
         for template in (*wording.prompts, wording.response):
             for cell_type in conditions["cell_type"]:
                 for organism in conditions["organism"]:
-                    values = {"cell_type": cell_type, "organism": organism, "num_genes": recipe.top_k, "cell_sentence": ""}
+                    values: dict[str, str | int | np.ndarray] = {
+                        "cell_type": cell_type,
+                        "organism": organism,
+                        "num_genes": recipe.top_k,
+                        "cell_sentence": "",
+                    }
                     texts.append("".join(str(s) for s in template.fill(values)))
     return texts
 
@@ -347,7 +356,7 @@ def train_model(
     started = time.perf_counter()
     chosen = {}
     if "cond_cell" in recipe.tasks and len(val):
-        chosen = {"temperature": choose_temperature(model, cells, recipe, on_stage("Choosing temperature", len(recipe.temperatures)))}
+        chosen = {"top_p": recipe.top_p, "temperature": choose_temperature(model, cells, recipe, on_stage("Choosing temperature", len(recipe.temperatures)))}
     seconds["choose temperature"] = time.perf_counter() - started
     facts: dict[str, Any] = {
         "dataset": dataset,
@@ -380,7 +389,7 @@ def choose_temperature(
     wanted = np.repeat(cells.labels[val], 2)
     distances = []
     for temperature in recipe.temperatures:
-        sampling = Sampling(temperature=temperature, seed=recipe.seed)
+        sampling = Sampling(temperature=temperature, top_p=recipe.top_p, seed=recipe.seed)
         generated = generate_cells(model, wanted, cells.organism[val[0]], top_k=recipe.top_k, sampling=sampling)
         distances.append(energy_distance(real, space.embed(generated)))
         progress(1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -115,7 +116,7 @@ class CellTokenizer:
             return str(self.backend.decode(list(ids), skip_special_tokens=True))
         text, english = "", []  # type: tuple[str, list[int]]
         ids = [int(token) for token in ids]
-        for token, following in zip([*ids, None], [*ids[1:], None, None], strict=True):
+        for token, following in pairwise([*ids, None, None]):
             column = None if token is None else self._gene_at(token, following)
             if token is not None and column is None:
                 english.append(token)

@@ -1,0 +1,322 @@
+"""Annotation: one of the labels with its probability, written where it was asked for and nowhere else."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import c2s
+from c2s.analysis.annotate import label_probabilities
+from c2s.common.errors import C2SWarning, InputError, UsageError
+
+TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
+
+
+@pytest.fixture
+def few(cut):
+    """Four cells of each type."""
+    return cut[np.sort(np.concatenate([np.arange(0, 150, 30) + i for i in range(4)]))].copy()
+
+
+@pytest.fixture
+def without_genes(few):
+    """Two of the cells express nothing."""
+    few.X = few.X.tolil()
+    few.X[3] = 0
+    few.X[7] = 0
+    few.X = few.X.tocsr()
+    return few
+
+
+def dense(adata):
+    return adata.X.toarray()
+
+
+class TestAnnotate:
+    def test_names_cells_that_the_model_was_trained_on(self, cut, model):
+        done = c2s.tl.annotate(cut, model, copy=True)
+        found, truth = done.obs["c2s_cell_type"].astype(str), done.obs["cell_type"].astype(str)
+        assert (found == truth).mean() > 0.85
+        # Sure where it is right, less so where it is wrong.
+        sure = done.obs["c2s_confidence"]
+        assert sure[found == truth].mean() > sure[found != truth].mean()
+        assert sure.between(1 / 5, 1).all()
+
+    def test_writes_its_keys_and_changes_nothing_else(self, few, model):
+        before = few.copy()
+        assert c2s.tl.annotate(few, model, probabilities_key="p") is None
+        assert set(few.obs.columns) - set(before.obs.columns) == {"c2s_cell_type", "c2s_confidence"}
+        assert list(few.obs["c2s_cell_type"].cat.categories) == TYPES
+        assert set(few.obsm) == {"p"}
+        assert (dense(few) == dense(before)).all()
+        assert few.var.equals(before.var)
+        assert few.obs[before.obs.columns].equals(before.obs)
+        assert set(few.uns) == {"citation", "c2s"}
+        written = few.uns["c2s"]["annotate"]
+        assert written["keys"] == ["c2s_cell_type", "c2s_confidence", "p"]
+        assert written["parameters"] == {"labels": TYPES, "views": 1, "top_k": 16, "seed": 0}
+        assert written["model"] == model.source
+        assert written["versions"]["c2s-toolkit"] == c2s.__version__
+
+    def test_probabilities_sum_to_1_and_decide(self, few, model):
+        c2s.tl.annotate(few, model, probabilities_key="p")
+        table = few.obsm["p"]
+        assert list(table.columns) == TYPES
+        assert list(table.index) == list(few.obs_names)
+        np.testing.assert_allclose(table.sum(axis=1), 1)
+        assert (table.idxmax(axis=1) == few.obs["c2s_cell_type"].astype(str)).all()
+        np.testing.assert_array_equal(table.max(axis=1), few.obs["c2s_confidence"])
+
+    def test_the_probability_is_that_of_writing_the_label_and_ending(self, few, model):
+        """By the chain rule on full forward passes."""
+        import torch
+
+        cells = c2s.pp.cell_sentences(few, top_k=16, genes=list(model.vocabulary.words))
+        prompt = model.prompts.wording("cell_type").prompts[0].fill(
+            {"organism": "Homo sapiens", "num_genes": 16, "cell_sentence": cells.sentence(0)}
+        )
+        start = model.tokenizer.backend(prompt[0])["input_ids"]
+        logs = []
+        for label in TYPES:
+            answer = [*model.tokenizer.backend(f" {label}")["input_ids"], model.tokenizer.eos_id]
+            with torch.no_grad():
+                steps = model.network(torch.tensor([start + answer])).logits[0].double().log_softmax(-1)
+            logs.append(sum(steps[len(start) - 1 + i, t].item() for i, t in enumerate(answer)))
+        wanted = np.exp(logs) / np.exp(logs).sum()
+        found = label_probabilities(few[:1].copy(), model, TYPES)
+        np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-8)
+
+    def test_the_batch_and_the_order_of_cells_decide_nothing(self, few, model):
+        together = label_probabilities(few, model, TYPES)
+        np.testing.assert_allclose(label_probabilities(few, model, TYPES, batch_size=3), together, atol=1e-5)
+        turned = label_probabilities(few[::-1].copy(), model, TYPES)
+        np.testing.assert_allclose(turned[::-1], together, atol=1e-5)
+
+    def test_a_choice_of_labels_in_the_given_order(self, few, model):
+        c2s.tl.annotate(few, model, labels=["Delta", "alpha"], probabilities_key="p")
+        assert list(few.obs["c2s_cell_type"].cat.categories) == ["delta", "alpha"]
+        assert list(few.obsm["p"].columns) == ["delta", "alpha"]
+        everything = label_probabilities(few, model, TYPES)
+        share = everything[:, 3] / (everything[:, 1] + everything[:, 3])
+        np.testing.assert_allclose(few.obsm["p"]["delta"], share, rtol=1e-4, atol=1e-7)
+
+    def test_views_are_averaged(self, few, model):
+        one, two, three = (label_probabilities(few, model, TYPES, views=v) for v in (1, 2, 3))
+        np.testing.assert_allclose(three.sum(1), 1)
+        second = 2 * two - one  # what the second view added is itself a distribution
+        assert second.min() > -1e-6
+        np.testing.assert_allclose(second.sum(1), 1)
+        assert not np.allclose(one, second)
+
+    def test_seeds_repeat(self, few, model):
+        first, again, other = (label_probabilities(few, model, TYPES, seed=s) for s in (1, 1, 2))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+
+class TestObjects:
+    def test_a_copy_leaves_the_original(self, few, model):
+        before = few.copy()
+        done = c2s.tl.annotate(few, model, copy=True)
+        assert "c2s_cell_type" in done.obs
+        assert few.obs.equals(before.obs)
+        assert "c2s" not in few.uns
+
+    @pytest.mark.filterwarnings("ignore:.*view:anndata.ImplicitModificationWarning")
+    def test_a_view_leaves_its_parent(self, few, model):
+        few.uns["c2s"] = {"other": 1}
+        view = few[2:9]
+        c2s.tl.annotate(view, model)
+        c2s.tl.embed(view, model)
+        assert view.obs["c2s_cell_type"].notna().all()
+        assert "c2s_cell_type" not in few.obs
+        assert few.uns["c2s"] == {"other": 1}
+        assert set(view.uns["c2s"]) == {"other", "annotate", "embed"}
+
+    def test_a_shared_record_is_not_changed(self, few, model):
+        shared = {"preprocess": {"log_base": 10}}
+        few.uns["c2s"] = shared
+        c2s.tl.annotate(few, model)
+        assert shared == {"preprocess": {"log_base": 10}}
+        assert few.uns["c2s"]["preprocess"] == {"log_base": 10}
+
+    def test_its_own_results_are_overwritten_after_a_file_too(self, few, model, tmp_path):
+        c2s.tl.annotate(few, model, labels=["alpha", "beta"])
+        few.write_h5ad(tmp_path / "a.h5ad")
+        for adata in (few, ad.read_h5ad(tmp_path / "a.h5ad")):
+            c2s.tl.annotate(adata, model)
+            assert list(adata.obs["c2s_cell_type"].cat.categories) == TYPES
+
+    @pytest.mark.parametrize(
+        ("slot", "key"), [("obs", "c2s_cell_type"), ("obs", "c2s_confidence"), ("obsm", "p"), ("obs", "cell_type")]
+    )
+    def test_a_key_of_the_user_is_refused_before_any_work(self, few, model, slot, key):
+        value = "mine" if slot == "obs" else np.ones((few.n_obs, 2))
+        getattr(few, slot)[key] = value
+        options = {"key_added": "cell_type"} if key == "cell_type" else {"probabilities_key": "p"}
+        with pytest.raises(UsageError, match=rf"{slot}\['{key}'\] exists already and was not written by c2s"):
+            c2s.tl.annotate(few, model, **options)
+        assert (np.asarray(getattr(few, slot)[key]) == value).all()
+        assert "c2s" not in few.uns
+
+    def test_a_key_of_another_verb_is_refused(self, few, model):
+        c2s.tl.embed(few, model, key_added="shared")
+        with pytest.raises(UsageError, match=r"obsm\['shared'\] exists already"):
+            c2s.tl.annotate(few, model, probabilities_key="shared")
+
+    def test_another_storage_gives_the_same(self, few, model):
+        wanted = label_probabilities(few, model, TYPES)
+        for X in (few.X.tocsc(), dense(few), sp.csr_matrix(few.X.astype(np.int64)), few.X * 0.5):
+            other = ad.AnnData(X, obs=few.obs, var=few.var)
+            np.testing.assert_allclose(label_probabilities(other, model, TYPES), wanted, atol=1e-6)
+
+    def test_a_layer(self, few, model):
+        wanted = label_probabilities(few, model, TYPES)
+        few.layers["counts"] = few.X.copy()
+        few.X = few.X * 0 + 1
+        np.testing.assert_allclose(label_probabilities(few, model, TYPES, layer="counts"), wanted, atol=1e-6)
+
+
+class TestLabels:
+    def test_one_never_seen_is_named(self, few, model):
+        with pytest.warns(C2SWarning, match="never saw cell_type 'kidney'; it knows: acinar, alpha"):
+            c2s.tl.annotate(few, model, labels=["beta", "kidney"])
+        assert list(few.obs["c2s_cell_type"].cat.categories) == ["beta", "kidney"]
+
+    def test_strict_refuses_it_and_writes_nothing(self, few, model):
+        with pytest.raises(UsageError, match="never saw cell_type 'kidney'"):
+            c2s.tl.annotate(few, model, labels=["beta", "kidney"], strict=True)
+        assert "c2s_cell_type" not in few.obs
+
+    @pytest.mark.parametrize("labels", [["beta", "Beta"], ["beta", "beta"], []])
+    def test_a_list_that_cannot_work(self, few, model, labels):
+        with pytest.raises(InputError, match="different texts, at least one"):
+            c2s.tl.annotate(few, model, labels=labels)
+
+    def test_a_text_is_no_list(self, few, model):
+        with pytest.raises(UsageError, match="must be a list"):
+            c2s.tl.annotate(few, model, labels="beta")
+
+    @pytest.mark.parametrize(("options", "said"), [({"views": 0}, "views=0"), ({"top_k": 0}, "top_k=0")])
+    def test_numbers_that_cannot_work(self, few, model, options, said):
+        with pytest.raises(UsageError, match=f"{said} is not possible"):
+            c2s.tl.annotate(few, model, **options)
+
+    def test_a_model_for_something_else(self, few, gene_tokenizer, make_model):
+        with pytest.raises(UsageError, match="not trained on annotation; its tasks: cond_cell"):
+            c2s.tl.annotate(few, make_model(gene_tokenizer, card={"tasks": ["cond_cell"]}))
+
+    def test_a_model_that_remembers_no_labels(self, few, gene_tokenizer, make_model):
+        known = {"organism": ["Homo sapiens"]}
+        with pytest.raises(UsageError, match="remembers no labels; give labels"):
+            c2s.tl.annotate(few, make_model(gene_tokenizer, card={"conditions": known}))
+
+
+class TestOrganism:
+    def test_comes_from_the_argument_then_obs_then_the_model(self, few, model):
+        with pytest.warns(C2SWarning, match="never saw organism 'Mus musculus'; it knows: Homo sapiens"):
+            mouse = label_probabilities(few, model, TYPES, organism="Mus musculus")
+        human = label_probabilities(few, model, TYPES)
+        assert not np.allclose(mouse, human)
+        few.obs["organism"] = "homo_sapiens"
+        np.testing.assert_array_equal(label_probabilities(few, model, TYPES), human)
+        del few.obs["organism"]
+        np.testing.assert_array_equal(label_probabilities(few, model, TYPES), human)
+        few.obs["organism"] = ["Mus musculus"] * 10 + ["Homo sapiens"] * 10
+        with pytest.warns(C2SWarning, match="never saw organism 'Mus musculus'"):
+            mixed = label_probabilities(few, model, TYPES)
+        np.testing.assert_allclose(mixed, np.r_[mouse[:10], human[10:]], atol=1e-5)
+
+    def test_is_asked_for_where_it_cannot_be_known(self, few, gene_tokenizer, make_model):
+        del few.obs["organism"]
+        known = {"cell_type": TYPES, "organism": ["Homo sapiens", "Mus musculus"]}
+        two = make_model(gene_tokenizer, card={"conditions": known})
+        with pytest.raises(UsageError, match=r"give organism=… or a column obs\['organism'\] \(known: Homo"):
+            c2s.tl.annotate(few, two)
+
+
+class TestGenes:
+    @pytest.mark.filterwarnings("ignore:.*express none of the genes:c2s.common.errors.C2SWarning")
+    def test_a_cell_without_genes_gets_neither_label_nor_probability(self, without_genes, model):
+        c2s.tl.annotate(without_genes, model, probabilities_key="p", views=2)
+        empty = np.zeros(20, bool)
+        empty[[3, 7]] = True
+        assert (without_genes.obs["c2s_cell_type"].isna() == empty).all()
+        assert (without_genes.obs["c2s_confidence"].isna() == empty).all()
+        assert (without_genes.obsm["p"].isna().all(axis=1) == empty).all()
+        c2s.tl.embed(without_genes, model)
+        assert (np.isnan(without_genes.obsm["X_c2s"]).all(axis=1) == empty).all()
+
+    def test_and_a_warning_names_the_first(self, without_genes, model):
+        name = without_genes.obs_names[3]
+        with pytest.warns(C2SWarning, match=f"2 of 20 cells express none of the genes.*first: '{name}'"):
+            c2s.tl.annotate(without_genes, model)
+
+    def test_missing_genes_are_warned_of(self, few, model):
+        part = few[:, few.var_names.isin(model.vocabulary.words[:12])].copy()
+        with pytest.warns(C2SWarning, match=rf"only 12 of the model's {len(model.vocabulary)} genes are in the data"):
+            c2s.tl.annotate(part, model, top_k=14)
+
+    def test_no_shared_gene_is_refused(self, few, model):
+        few.var_names = [f"X{i}" for i in range(few.n_vars)]
+        with pytest.raises(InputError, match="none of the 20,125 genes of the data.*is known to the model"):
+            c2s.tl.annotate(few, model)
+
+    def test_a_panel_and_a_rule(self, few, model):
+        wanted = label_probabilities(few, model, TYPES)
+        panel = [w for w in model.vocabulary.words if not w.startswith(("RPL", "RPS"))]
+        part = few[:, few.var_names.isin(panel)].copy()
+        found = label_probabilities(few, model, TYPES, genes=panel)
+        np.testing.assert_allclose(found, label_probabilities(part, model, TYPES), atol=1e-6)
+        assert not np.allclose(found, wanted)
+        few.var["chosen"] = few.var_names.isin(panel)
+        np.testing.assert_array_equal(label_probabilities(few, model, TYPES, genes="chosen"), found)
+        with pytest.raises(InputError, match="none of the genes chosen by genes=.* is known to the model"):
+            c2s.tl.annotate(few, model, genes=[w for w in few.var_names if w not in model.vocabulary][:5])
+
+
+class TestGeneNames:
+    """The same cells under other names of their genes get the same answers."""
+
+    def renamed(self, few, names, **var):
+        return ad.AnnData(few.X, obs=few.obs, var=pd.DataFrame(var, index=list(names)))
+
+    def same(self, few, model, other, **options):
+        wanted = label_probabilities(few, model, TYPES)
+        np.testing.assert_allclose(label_probabilities(other, model, TYPES, **options), wanted, atol=1e-6)
+
+    def test_ensembl_ids_with_feature_name(self, few, model):
+        ids = [f"ENSG{i:011d}.{1 + i % 3}" for i in range(few.n_vars)]
+        self.same(few, model, self.renamed(few, ids, feature_name=list(few.var_names)))
+        with pytest.raises(InputError, match="is known to the model"):
+            c2s.tl.annotate(self.renamed(few, ids), model)
+
+    def test_ensembl_ids_with_a_table(self, few, model):
+        ids = [f"ENSG{i:011d}" for i in range(few.n_vars)]
+        table = dict(zip(ids, few.var_names, strict=True))
+        self.same(few, model, self.renamed(few, ids), gene_names=table)
+
+    def test_mouse_case(self, few, model):
+        self.same(few, model, self.renamed(few, [name.capitalize() for name in few.var_names]))
+
+    def test_another_order_of_genes(self, few, model):
+        order = np.random.default_rng(0).permutation(few.n_vars)
+        self.same(few, model, few[:, order].copy())
+
+    @pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning")
+    def test_repeated_names(self, few, model):
+        """A second column named INS is another gene (INS_2), which the model does not know."""
+        names = list(few.var_names)
+        for known in ("INS", "GCG", "SST"):
+            twin = next(i for i, n in enumerate(names) if n not in model.vocabulary and n not in ("INS", "GCG", "SST"))
+            names[twin] = known
+        other = self.renamed(few, names)
+        assert not other.var_names.is_unique
+        first = {n: names.index(n) for n in ("INS", "GCG", "SST")}
+        keep = [i for i, n in enumerate(names) if first.get(n, i) == i]
+        np.testing.assert_allclose(
+            label_probabilities(other, model, TYPES),
+            label_probabilities(self.renamed(few[:, keep], [names[i] for i in keep]), model, TYPES),
+            atol=1e-6,
+        )

@@ -1,0 +1,333 @@
+"""The command line as a person meets it: results, one clear line on failure, exit codes, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import anndata as ad
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import scipy.sparse as sp
+
+from c2s.cells.sentences import cell_sentences
+from c2s.cli import main as cli
+
+
+@pytest.fixture
+def c2s(monkeypatch, capsys, tmp_path):
+    """Return a function that runs `c2s ARGS` and gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("C2S_MODEL", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, args)])
+        code = 0
+        with warnings.catch_warnings():
+            try:
+                cli.main()
+            except SystemExit as stop:
+                code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def h5ad(cut, tmp_path):
+    path = tmp_path / "cut.h5ad"
+    cut[::6].copy().write_h5ad(path)
+    return path
+
+
+def one_line(code, err, *parts, expected=1):
+    assert code == expected, err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['c2s', '--help']\n"
+        "from c2s.cli.main import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'transformers', 'scanpy', 'anndata', 'numba', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for command in ("demo", "inspect", "sentences", "expression", "train", "annotate", "embed", "generate"):
+        assert f" {command} " in done.stdout
+
+
+def test_version(c2s):
+    code, out, _ = c2s("--version")
+    assert code == 0
+    assert out.strip() == "0.1.0"
+
+
+def test_sentences_to_terminal_text_and_parquet(c2s, h5ad, tmp_path):
+    adata = ad.read_h5ad(h5ad)
+    expected = cell_sentences(adata, top_k=20, seed=3).to_text().to_pylist()
+    code, out, _ = c2s("sentences", h5ad, "--top-k", 20, "--seed", 3)
+    assert code == 0
+    assert out.splitlines() == expected
+    assert c2s("sentences", h5ad, "--top-k", 20, "--seed", 3, "-o", tmp_path / "s.txt")[0] == 0
+    assert (tmp_path / "s.txt").read_text().splitlines() == expected
+    assert c2s("sentences", h5ad, "--top-k", 20, "--seed", 3, "-o", tmp_path / "s.parquet")[0] == 0
+    table = pq.read_table(tmp_path / "s.parquet")
+    assert table["cell_sentence"].to_pylist() == expected
+    assert table["cell_id"].to_pylist() == adata.obs_names.tolist()
+
+
+def test_sentences_and_back_to_expression(c2s, h5ad, tmp_path):
+    assert c2s("sentences", h5ad, "--top-k", 50, "-o", tmp_path / "s.parquet")[0] == 0
+    code, out, _ = c2s("expression", tmp_path / "s.parquet", "--like", h5ad, "-o", tmp_path / "e.h5ad", "--json")
+    assert code == 0
+    assert json.loads(out)["invalid_words"] == 0
+    back, adata = ad.read_h5ad(tmp_path / "e.h5ad"), ad.read_h5ad(h5ad)
+    cells = cell_sentences(adata, top_k=50)
+    assert back.obs_names.tolist() == adata.obs_names.tolist()
+    for i in (0, 7):
+        named = set(back.var_names[back.X[i].indices])
+        assert named == set(cells.words(i))
+
+
+def test_inspect_says_what_is_wrong_and_how_to_mend_it(c2s, h5ad, tmp_path):
+    code, out, _ = c2s("inspect", h5ad, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["n_cells"], found["kind"]) == (25, "counts")
+    scaled = ad.read_h5ad(h5ad)
+    scaled.X = scaled.X.toarray() - 1.0
+    scaled.write_h5ad(tmp_path / "scaled.h5ad")
+    code, out, _ = c2s("inspect", tmp_path / "scaled.h5ad")
+    assert code == 0
+    assert "scaled" in out
+    assert "→" in out
+
+
+def test_annotate_writes_labels_and_keeps_the_input(c2s, h5ad, model_folder, tmp_path):
+    before = h5ad.read_bytes()
+    code, out, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--truth", "cell_type", "--json")
+    assert code == 0, err
+    adata = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert adata.obs["c2s_confidence"].between(0, 1).all()
+    right = (adata.obs["c2s_cell_type"].astype(str) == adata.obs["cell_type"].astype(str)).mean()
+    assert json.loads(out)["accuracy"] == pytest.approx(right)
+    assert h5ad.read_bytes() == before
+
+
+def test_annotate_finds_the_model_in_the_environment(c2s, h5ad, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("C2S_MODEL", str(model_folder))
+    assert c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad")[0] == 0
+
+
+def test_embed(c2s, h5ad, model_folder, tmp_path):
+    assert c2s("embed", h5ad, "-o", tmp_path / "e.h5ad", "--model", model_folder)[0] == 0
+    assert ad.read_h5ad(tmp_path / "e.h5ad").obsm["X_c2s"].shape == (25, 48)
+
+
+def test_generate_from_a_request_in_english(c2s, model_folder):
+    code, out, err = c2s("generate", "--prompt", "generate 7 human beta cells", "--model", model_folder)
+    assert code == 0
+    assert "n=7, cell_type=beta, organism=Homo sapiens" in err
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [t for t, _ in lines] == ["beta"] * 7
+    assert {len(s.split()) for _, s in lines} == {16}
+
+
+def test_generate_by_type_to_a_file_repeats_exactly(c2s, model_folder, tmp_path):
+    for name in ("a.h5ad", "b.h5ad"):
+        assert c2s("generate", "--cell-type", "beta", "--n", 20, "--model", model_folder, "-o", tmp_path / name)[0] == 0
+    a, b = (ad.read_h5ad(tmp_path / n) for n in ("a.h5ad", "b.h5ad"))
+    assert a.n_obs == 20
+    assert a.obs["cell_sentence"].tolist() == b.obs["cell_sentence"].tolist()
+    assert len(set(a.obs["cell_sentence"])) > 1
+
+
+@pytest.mark.parametrize("request_", ["generate 7 human cells from kidney tissue", "5 hepatocytes", "list kidney beta cells"])
+def test_a_condition_never_seen_is_answered_by_naming_what_is_known(c2s, model_folder, request_):
+    code, out, err = c2s("generate", "--prompt", request_, "--model", model_folder)
+    one_line(code, err, "never saw", "acinar", "beta", "ductal", expected=2)
+    assert out == ""
+
+
+def test_an_unknown_type_is_tried_with_a_warning_and_refused_when_strict(c2s, model_folder):
+    code, out, err = c2s("generate", "--cell-type", "betta", "--model", model_folder)
+    assert code == 0
+    assert "never saw" in err
+    assert "nearest: beta" in err
+    assert out.startswith("betta\t")
+    code, out, err = c2s("generate", "--cell-type", "betta", "--strict", "--model", model_folder)
+    one_line(code, err, "never saw", expected=2)
+
+
+# --- unhappy paths ----------------------------------------------------------------------------
+
+
+def test_no_model_says_how_to_get_one(c2s, h5ad, tmp_path):
+    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad")
+    one_line(code, err, "c2s demo", "--model", "C2S_MODEL", expected=2)
+
+
+def test_missing_file(c2s):
+    code, _, err = c2s("inspect", "nowhere.h5ad")
+    one_line(code, err, "nowhere.h5ad")
+
+
+def test_truncated_h5ad(c2s, h5ad, model_folder, tmp_path):
+    cut_short = tmp_path / "short.h5ad"
+    cut_short.write_bytes(h5ad.read_bytes()[:5000])
+    for command in (["inspect"], ["annotate", "-o", tmp_path / "a.h5ad", "--model", model_folder]):
+        code, _, err = c2s(command[0], cut_short, *command[1:])
+        one_line(code, err, "short.h5ad")
+    assert not (tmp_path / "a.h5ad").exists()
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (-1.0, "negative"), (np.inf, "inf")])
+def test_a_matrix_that_cannot_be_ranked(c2s, h5ad, model_folder, tmp_path, value, word):
+    adata = ad.read_h5ad(h5ad)
+    adata.X = adata.X.toarray()
+    adata.X[3, 11] = value
+    adata.write_h5ad(tmp_path / "bad.h5ad")
+    for command in (["sentences"], ["annotate", "-o", tmp_path / "a.h5ad", "--model", model_folder]):
+        code, _, err = c2s(command[0], tmp_path / "bad.h5ad", *command[1:])
+        one_line(code, err, word)
+    assert not (tmp_path / "a.h5ad").exists()
+
+
+def test_all_zero_cells_are_named_and_the_rest_is_done(c2s, h5ad, model_folder, tmp_path):
+    adata = ad.read_h5ad(h5ad)
+    dense = adata.X.toarray()
+    dense[4] = 0
+    adata.X = sp.csr_matrix(dense)
+    adata.write_h5ad(tmp_path / "zero.h5ad")
+    code, _, err = c2s("annotate", tmp_path / "zero.h5ad", "-o", tmp_path / "a.h5ad", "--model", model_folder)
+    one_line(code, err, adata.obs_names[4], expected=0)
+    done = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert done.obs["c2s_cell_type"].isna().sum() == 1
+
+
+def test_unknown_label_column_and_key_in_use(c2s, h5ad, model_folder, tmp_path):
+    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--truth", "celltype")
+    one_line(code, err, "celltype", "cell_type", expected=2)
+    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--key", "cell_type")
+    one_line(code, err, "cell_type", "exists already", expected=2)
+
+
+def test_a_model_directory_without_its_vocabulary(c2s, h5ad, model_folder, tmp_path):
+    import shutil
+
+    broken = tmp_path / "model"
+    shutil.copytree(model_folder, broken)
+    content = json.loads((broken / "c2s.json").read_text())
+    del content["vocabulary"]
+    (broken / "c2s.json").write_text(json.dumps(content))
+    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", broken)
+    one_line(code, err, "c2s.json", "vocabulary")
+    (broken / "c2s.json").unlink()
+    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", broken)
+    one_line(code, err, "c2s.json")
+
+
+def test_no_space_on_the_disk_leaves_the_old_file(c2s, h5ad, model_folder, tmp_path, monkeypatch):
+    import errno
+
+    old = tmp_path / "a.h5ad"
+    old.write_bytes(b"old")
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
+    code, _, err = c2s("annotate", h5ad, "-o", old, "--model", model_folder)
+    one_line(code, err, "a.h5ad", "no space left")
+    assert old.read_bytes() == b"old"
+    assert not list(tmp_path.glob(".c2s-*"))
+
+
+def test_wrong_use(c2s, h5ad, model_folder, tmp_path):
+    one_line(*_code_err(c2s("annotate", h5ad)), "--out", expected=2)
+    one_line(*_code_err(c2s("generate", "--bogus")), "--bogus", expected=2)
+    one_line(*_code_err(c2s("annotate", h5ad, "-o", tmp_path / "a.csv", "--model", model_folder)), ".h5ad", expected=2)
+    one_line(*_code_err(c2s("annotate", h5ad, "-o", tmp_path / "no" / "a.h5ad", "--model", model_folder)), "does not exist", expected=2)
+    one_line(*_code_err(c2s("generate", "--prompt", "beta", "--cell-type", "beta")), "not both", expected=2)
+    one_line(*_code_err(c2s("sentences", h5ad, "--genes", "no_such_rule")), "no_such_rule", expected=2)
+
+
+def _code_err(result):
+    return result[0], result[2]
+
+
+# --- training ---------------------------------------------------------------------------------
+
+RECIPE = """
+data: {data}
+top_k: 16
+min_cells: 2
+tasks:
+  cell_type: {{thin: 0.5}}
+  cond_cell: {{}}
+optimisation: {{steps: 3, batch_size: 4, optimizer: muon}}
+"""
+
+
+@pytest.fixture
+def recipe(h5ad, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(data=h5ad))
+    return path
+
+
+def test_train_leaves_a_directory_that_can_be_asked(c2s, recipe, h5ad, tmp_path):
+    code, out, err = c2s("train", recipe, "-o", tmp_path / "run", "--json", "--device", "cpu")
+    assert code == 0, err
+    assert set(json.loads(out)["validation_loss"]) <= {"cell_type", "cond_cell"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"model", "recipe.json", "losses.jsonl", "split.csv", "manifest.json"}
+    assert c2s("generate", "--cell-type", "beta", "--model", tmp_path / "run" / "model")[0] == 0
+    # Run again from the recipe that was left: the same weights.
+    code, _, err = c2s("train", tmp_path / "run" / "recipe.json", "-o", tmp_path / "again", "--device", "cpu")
+    assert code == 0, err
+    weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("run", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_train_dry_run_counts_and_writes_nothing(c2s, recipe, tmp_path):
+    code, out, _ = c2s("train", recipe, "-o", tmp_path / "run", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["examples"] == 12
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("top_k: 16", "topk: 16", ["'topk'", "did you mean 'top_k'"]),
+        ("steps: 3", "steps: 0", ["optimisation.steps", "0"]),
+        ("cond_cell:", "cond_sell:", ["cond_sell"]),
+        ("top_k: 16", "columns: {cell_type: celltype}\ntop_k: 16", ["celltype", "cell_type"]),
+        ("top_k: 16", "top_k: 5000", ["5000"]),
+        ("top_k: 16", "preset: maxi", ["maxi", "mini"]),
+    ],
+)
+def test_a_recipe_that_cannot_work_names_the_field(c2s, recipe, tmp_path, old, new, parts):
+    recipe.write_text(recipe.read_text().replace(old, new))
+    code, _, err = c2s("train", recipe, "-o", tmp_path / "run")
+    assert code in (1, 2)
+    one_line(code, err, *parts, expected=code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_a_folder_that_is_not_a_run(c2s, recipe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    one_line(*_code_err(c2s("train", recipe, "-o", tmp_path / "mine")), "mine", expected=2)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
