@@ -68,7 +68,11 @@ def main() -> None:
     print("\n| | mean | 95 % interval of the mean | by seed |\n| --- | --- | --- | --- |")
     for name, path in ROWS.items():
         x = np.array([value(m, path) for m in runs])
-        half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else float("nan")
+        half = (
+            t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+            if len(x) > 1
+            else float("nan")
+        )
         summary[name] = {"mean": x.mean(), "half_width": half, "values": x.tolist()}
         print(f"| {name} | {x.mean():.4f} | ± {half:.4f} | {', '.join(f'{v:.4f}' for v in x)} |")
     wins: dict[str, list[str]] = {}

@@ -27,7 +27,18 @@ _NAMES = {
     "read": "c2s.cells.readers",
 }
 
-__all__ = ["Model", "attach", "datasets", "inspect", "load_model", "metrics", "pl", "pp", "read", "tl"]
+__all__ = [
+    "Model",
+    "attach",
+    "datasets",
+    "inspect",
+    "load_model",
+    "metrics",
+    "pl",
+    "pp",
+    "read",
+    "tl",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,9 +61,20 @@ def test_help_names_every_command_and_loads_nothing_heavy():
         "try: main()\n"
         "finally: print([m for m in ('torch', 'transformers', 'scanpy', 'anndata', 'numba', 'sklearn') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().endswith("[]")
-    for command in ("demo", "inspect", "sentences", "expression", "train", "annotate", "embed", "generate"):
+    for command in (
+        "demo",
+        "inspect",
+        "sentences",
+        "expression",
+        "train",
+        "annotate",
+        "embed",
+        "generate",
+    ):
         assert f" {command} " in done.stdout
 
 
@@ -89,7 +100,9 @@ def test_sentences_to_terminal_text_and_parquet(c2s, h5ad, tmp_path):
 
 def test_sentences_and_back_to_expression(c2s, h5ad, tmp_path):
     assert c2s("sentences", h5ad, "--top-k", 50, "-o", tmp_path / "s.parquet")[0] == 0
-    code, out, _ = c2s("expression", tmp_path / "s.parquet", "--like", h5ad, "-o", tmp_path / "e.h5ad", "--json")
+    code, out, _ = c2s(
+        "expression", tmp_path / "s.parquet", "--like", h5ad, "-o", tmp_path / "e.h5ad", "--json"
+    )
     assert code == 0
     assert json.loads(out)["invalid_words"] == 0
     back, adata = ad.read_h5ad(tmp_path / "e.h5ad"), ad.read_h5ad(h5ad)
@@ -116,7 +129,17 @@ def test_inspect_says_what_is_wrong_and_how_to_mend_it(c2s, h5ad, tmp_path):
 
 def test_annotate_writes_labels_and_keeps_the_input(c2s, h5ad, model_folder, tmp_path):
     before = h5ad.read_bytes()
-    code, out, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--truth", "cell_type", "--json")
+    code, out, err = c2s(
+        "annotate",
+        h5ad,
+        "-o",
+        tmp_path / "a.h5ad",
+        "--model",
+        model_folder,
+        "--truth",
+        "cell_type",
+        "--json",
+    )
     assert code == 0, err
     adata = ad.read_h5ad(tmp_path / "a.h5ad")
     assert adata.obs["c2s_confidence"].between(0, 1).all()
@@ -125,7 +148,9 @@ def test_annotate_writes_labels_and_keeps_the_input(c2s, h5ad, model_folder, tmp
     assert h5ad.read_bytes() == before
 
 
-def test_annotate_finds_the_model_in_the_environment(c2s, h5ad, model_folder, tmp_path, monkeypatch):
+def test_annotate_finds_the_model_in_the_environment(
+    c2s, h5ad, model_folder, tmp_path, monkeypatch
+):
     monkeypatch.setenv("C2S_MODEL", str(model_folder))
     assert c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad")[0] == 0
 
@@ -136,7 +161,9 @@ def test_embed(c2s, h5ad, model_folder, tmp_path):
 
 
 def test_generate_from_a_request_in_english(c2s, model_folder):
-    code, out, err = c2s("generate", "--prompt", "generate 7 human beta cells", "--model", model_folder)
+    code, out, err = c2s(
+        "generate", "--prompt", "generate 7 human beta cells", "--model", model_folder
+    )
     assert code == 0
     assert "n=7, cell_type=beta, organism=Homo sapiens" in err
     lines = [line.split("\t") for line in out.splitlines()]
@@ -146,14 +173,30 @@ def test_generate_from_a_request_in_english(c2s, model_folder):
 
 def test_generate_by_type_to_a_file_repeats_exactly(c2s, model_folder, tmp_path):
     for name in ("a.h5ad", "b.h5ad"):
-        assert c2s("generate", "--cell-type", "beta", "--n", 20, "--model", model_folder, "-o", tmp_path / name)[0] == 0
+        assert (
+            c2s(
+                "generate",
+                "--cell-type",
+                "beta",
+                "--n",
+                20,
+                "--model",
+                model_folder,
+                "-o",
+                tmp_path / name,
+            )[0]
+            == 0
+        )
     a, b = (ad.read_h5ad(tmp_path / n) for n in ("a.h5ad", "b.h5ad"))
     assert a.n_obs == 20
     assert a.obs["cell_sentence"].tolist() == b.obs["cell_sentence"].tolist()
     assert len(set(a.obs["cell_sentence"])) > 1
 
 
-@pytest.mark.parametrize("request_", ["generate 7 human cells from kidney tissue", "5 hepatocytes", "list kidney beta cells"])
+@pytest.mark.parametrize(
+    "request_",
+    ["generate 7 human cells from kidney tissue", "5 hepatocytes", "list kidney beta cells"],
+)
 def test_a_condition_never_seen_is_answered_by_naming_what_is_known(c2s, model_folder, request_):
     code, out, err = c2s("generate", "--prompt", request_, "--model", model_folder)
     one_line(code, err, "never saw", "acinar", "beta", "ductal", expected=2)
@@ -198,7 +241,10 @@ def test_a_matrix_that_cannot_be_ranked(c2s, h5ad, model_folder, tmp_path, value
     adata.X = adata.X.toarray()
     adata.X[3, 11] = value
     adata.write_h5ad(tmp_path / "bad.h5ad")
-    for command in (["sentences"], ["annotate", "-o", tmp_path / "a.h5ad", "--model", model_folder]):
+    for command in (
+        ["sentences"],
+        ["annotate", "-o", tmp_path / "a.h5ad", "--model", model_folder],
+    ):
         code, _, err = c2s(command[0], tmp_path / "bad.h5ad", *command[1:])
         one_line(code, err, word)
     assert not (tmp_path / "a.h5ad").exists()
@@ -210,16 +256,22 @@ def test_all_zero_cells_are_named_and_the_rest_is_done(c2s, h5ad, model_folder, 
     dense[4] = 0
     adata.X = sp.csr_matrix(dense)
     adata.write_h5ad(tmp_path / "zero.h5ad")
-    code, _, err = c2s("annotate", tmp_path / "zero.h5ad", "-o", tmp_path / "a.h5ad", "--model", model_folder)
+    code, _, err = c2s(
+        "annotate", tmp_path / "zero.h5ad", "-o", tmp_path / "a.h5ad", "--model", model_folder
+    )
     one_line(code, err, adata.obs_names[4], expected=0)
     done = ad.read_h5ad(tmp_path / "a.h5ad")
     assert done.obs["c2s_cell_type"].isna().sum() == 1
 
 
 def test_unknown_label_column_and_key_in_use(c2s, h5ad, model_folder, tmp_path):
-    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--truth", "celltype")
+    code, _, err = c2s(
+        "annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--truth", "celltype"
+    )
     one_line(code, err, "celltype", "cell_type", expected=2)
-    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--key", "cell_type")
+    code, _, err = c2s(
+        "annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--key", "cell_type"
+    )
     one_line(code, err, "cell_type", "exists already", expected=2)
 
 
@@ -257,10 +309,26 @@ def test_no_space_on_the_disk_leaves_the_old_file(c2s, h5ad, model_folder, tmp_p
 def test_wrong_use(c2s, h5ad, model_folder, tmp_path):
     one_line(*_code_err(c2s("annotate", h5ad)), "--out", expected=2)
     one_line(*_code_err(c2s("generate", "--bogus")), "--bogus", expected=2)
-    one_line(*_code_err(c2s("annotate", h5ad, "-o", tmp_path / "a.csv", "--model", model_folder)), ".h5ad", expected=2)
-    one_line(*_code_err(c2s("annotate", h5ad, "-o", tmp_path / "no" / "a.h5ad", "--model", model_folder)), "does not exist", expected=2)
-    one_line(*_code_err(c2s("generate", "--prompt", "beta", "--cell-type", "beta")), "not both", expected=2)
-    one_line(*_code_err(c2s("sentences", h5ad, "--genes", "no_such_rule")), "no_such_rule", expected=2)
+    one_line(
+        *_code_err(c2s("annotate", h5ad, "-o", tmp_path / "a.csv", "--model", model_folder)),
+        ".h5ad",
+        expected=2,
+    )
+    one_line(
+        *_code_err(
+            c2s("annotate", h5ad, "-o", tmp_path / "no" / "a.h5ad", "--model", model_folder)
+        ),
+        "does not exist",
+        expected=2,
+    )
+    one_line(
+        *_code_err(c2s("generate", "--prompt", "beta", "--cell-type", "beta")),
+        "not both",
+        expected=2,
+    )
+    one_line(
+        *_code_err(c2s("sentences", h5ad, "--genes", "no_such_rule")), "no_such_rule", expected=2
+    )
 
 
 def _code_err(result):
@@ -291,12 +359,22 @@ def test_train_leaves_a_directory_that_can_be_asked(c2s, recipe, h5ad, tmp_path)
     code, out, err = c2s("train", recipe, "-o", tmp_path / "run", "--json", "--device", "cpu")
     assert code == 0, err
     assert set(json.loads(out)["validation_loss"]) <= {"cell_type", "cond_cell"}
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"model", "recipe.json", "losses.jsonl", "split.csv", "manifest.json"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "model",
+        "recipe.json",
+        "losses.jsonl",
+        "split.csv",
+        "manifest.json",
+    }
     assert c2s("generate", "--cell-type", "beta", "--model", tmp_path / "run" / "model")[0] == 0
     # Run again from the recipe that was left: the same weights.
-    code, _, err = c2s("train", tmp_path / "run" / "recipe.json", "-o", tmp_path / "again", "--device", "cpu")
+    code, _, err = c2s(
+        "train", tmp_path / "run" / "recipe.json", "-o", tmp_path / "again", "--device", "cpu"
+    )
     assert code == 0, err
-    weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("run", "again")]
+    weights = [
+        (tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("run", "again")
+    ]
     assert weights[0] == weights[1]
 
 

@@ -96,7 +96,9 @@ class TestEmbed:
         found = TransformersEngine(model).embed(prompts)
         with torch.no_grad():
             wanted = [
-                model.network(torch.tensor([p.tolist()]), output_hidden_states=True).hidden_states[-1][0].mean(0)
+                model.network(torch.tensor([p.tolist()]), output_hidden_states=True)
+                .hidden_states[-1][0]
+                .mean(0)
                 for p in prompts
             ]
         assert found.dtype == np.float32
@@ -139,7 +141,9 @@ def sentences(tokenizer, n_genes):
     """All sentences of that many genes, and their tokens."""
     if tokenizer.mode == "text":
         pieces = [tokenizer.gene_pieces(g) for g in range(2)]
-        assert pieces[1][: len(pieces[0])] == pieces[0]  # the first gene is the beginning of the second
+        assert (
+            pieces[1][: len(pieces[0])] == pieces[0]
+        )  # the first gene is the beginning of the second
     every = list(permutations(range(len(tokenizer.vocabulary)), n_genes))
     tokens = [[t for g in s for t in tokenizer.gene_pieces(g)] + [tokenizer.eos_id] for s in every]
     return every, tokens
@@ -148,7 +152,9 @@ def sentences(tokenizer, n_genes):
 class TestGenerate:
     @pytest.mark.parametrize("mode", ["genes", "text"])
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    def test_draws_from_the_renormalised_distribution(self, architecture, mode, make_tokenizer, make_model):
+    def test_draws_from_the_renormalised_distribution(
+        self, architecture, mode, make_tokenizer, make_model
+    ):
         model = make_model(make_tokenizer(GENES, mode), architecture, spread=0.5)
         prompt = model.tokenizer.encode(["Write 2 genes:"])
         every, tokens = sentences(model.tokenizer, 2)
@@ -176,7 +182,11 @@ class TestGenerate:
     @pytest.mark.parametrize("mode", ["genes", "text"])
     def test_the_batch_decides_nothing(self, mode, cut_genes, make_tokenizer, make_model):
         model = make_model(make_tokenizer(cut_genes, mode))
-        texts = ["Cell:", "Write the genes of a cell, highest first:", "Genes of one delta cell:"] * 2
+        texts = [
+            "Cell:",
+            "Write the genes of a cell, highest first:",
+            "Genes of one delta cell:",
+        ] * 2
         prompts = [model.tokenizer.encode([text]) for text in texts]
         alone = draw(model, prompts, 4, Sampling(seed=5), batch_size=1)
         for batch_size in (4, None):
@@ -187,7 +197,9 @@ class TestGenerate:
 
     @pytest.mark.parametrize("mode", ["genes", "text"])
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    def test_temperature_0_takes_the_most_probable_token(self, architecture, mode, make_tokenizer, make_model):
+    def test_temperature_0_takes_the_most_probable_token(
+        self, architecture, mode, make_tokenizer, make_model
+    ):
         model = make_model(make_tokenizer(GENES, mode), architecture)
         tokenizer = model.tokenizer
         prompts = [tokenizer.encode([text]) for text in ("Cell:", "Write the genes of a cell:")]
@@ -197,7 +209,9 @@ class TestGenerate:
             path = []
             while not any(path == t for t in tokens):
                 allowed = sorted({t[len(path)] for t in tokens if t[: len(path)] == path})
-                path.append(max(allowed, key=lambda t: log_probabilities(model, [*prompt, *path])[-1, t]))
+                path.append(
+                    max(allowed, key=lambda t: log_probabilities(model, [*prompt, *path])[-1, t])
+                )
             wanted.append(every[tokens.index(path)])
         for seed in (0, 1):
             assert draw(model, prompts, 3, Sampling(temperature=0, seed=seed)) == wanted

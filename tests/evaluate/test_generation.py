@@ -30,7 +30,9 @@ def setting(pancreas):
     line = RankExpressionModel(slope=-0.68, intercept=2.24, vocabulary=vocabulary)
     space = Space.fit(ranked("train"), line)
     test_labels = labels[rows["test"]]
-    baseline = independent_cells(counts[rows["train"]], vocabulary, labels[rows["train"]], test_labels, TOP_K, 0)
+    baseline = independent_cells(
+        counts[rows["train"]], vocabulary, labels[rows["train"]], test_labels, TOP_K, 0
+    )
 
     def evaluate(generated):
         return evaluate_generation(
@@ -38,14 +40,26 @@ def setting(pancreas):
             real_labels=test_labels, generated=generated, baseline=baseline, top_k=TOP_K,
         )  # fmt: skip
 
-    return {"evaluate": evaluate, "ranked": ranked, "labels": labels, "rows": rows, "counts": counts, "vocabulary": vocabulary, "test_labels": test_labels, "baseline": baseline}
+    return {
+        "evaluate": evaluate,
+        "ranked": ranked,
+        "labels": labels,
+        "rows": rows,
+        "counts": counts,
+        "vocabulary": vocabulary,
+        "test_labels": test_labels,
+        "baseline": baseline,
+    }
 
 
 def other_real_cells(setting):
     """Validation cells of the types of the test cells: as good as a generator can be."""
     ranked, labels = setting["ranked"]("val", seed=5), setting["labels"][setting["rows"]["val"]]
     rng = np.random.default_rng(0)
-    rows = [rng.choice(np.flatnonzero(labels == t)) if (labels == t).any() else 0 for t in setting["test_labels"]]
+    rows = [
+        rng.choice(np.flatnonzero(labels == t)) if (labels == t).any() else 0
+        for t in setting["test_labels"]
+    ]
     return ranked.take(np.array(rows))
 
 
@@ -64,15 +78,22 @@ def test_copied_training_cells_are_caught(setting):
     rows, labels = setting["rows"]["train"], setting["labels"]
     copies = copy_training(setting["counts"][rows], labels[rows], setting["test_labels"], seed=3)
     ids = [f"copy{i}" for i in range(copies.shape[0])]
-    found = setting["evaluate"](rank_matrix(copies, setting["vocabulary"], ids, top_k=TOP_K)).metrics
+    found = setting["evaluate"](
+        rank_matrix(copies, setting["vocabulary"], ids, top_k=TOP_K)
+    ).metrics
     assert found["scfid"] < found["baselines"]["independent"]["scfid"]  # it looks excellent …
-    assert found["nearest_training_distance"] < 0.7 * found["nearest_training_distance_real"]  # … and is caught
+    assert (
+        found["nearest_training_distance"] < 0.7 * found["nearest_training_distance_real"]
+    )  # … and is caught
     assert found["memorisation"]["share_below_5th"] > 0.3
 
 
 def test_one_cell_a_type_is_a_bad_generator(setting):
     ranked, labels = setting["ranked"]("val"), setting["labels"][setting["rows"]["val"]]
-    first = [int(np.flatnonzero(labels == t)[0]) if (labels == t).any() else 0 for t in setting["test_labels"]]
+    first = [
+        int(np.flatnonzero(labels == t)[0]) if (labels == t).any() else 0
+        for t in setting["test_labels"]
+    ]
     found = setting["evaluate"](ranked.take(first)).metrics
     assert found["scfid"] > 2 * found["baselines"]["independent"]["scfid"]
 
@@ -106,7 +127,9 @@ def test_independent_cells_have_the_margins_of_their_type(setting):
     of_type = setting["labels"][train] == "alpha"
     real = setting["ranked"]("train").take(np.flatnonzero(of_type))
     wanted = np.full(600, "alpha", dtype=object)
-    made = independent_cells(setting["counts"][train], setting["vocabulary"], setting["labels"][train], wanted, TOP_K, 1)
+    made = independent_cells(
+        setting["counts"][train], setting["vocabulary"], setting["labels"][train], wanted, TOP_K, 1
+    )
     share = lambda cells: np.bincount(cells.genes, minlength=len(cells.vocabulary)) / len(cells)  # noqa: E731
     often = np.argsort(-share(real))[:30]
     np.testing.assert_allclose(share(made)[often], share(real)[often], atol=0.12)

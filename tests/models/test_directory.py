@@ -53,7 +53,9 @@ def refused(path, error=InputError, **options):
 class TestRoundTrip:
     @pytest.mark.parametrize("mode", ["genes", "text"])
     @pytest.mark.parametrize("architecture", ["gpt_neox", "llama", "gemma2"])
-    def test_the_same_logits_and_card(self, architecture, mode, make_tokenizer, make_model, tmp_path):
+    def test_the_same_logits_and_card(
+        self, architecture, mode, make_tokenizer, make_model, tmp_path
+    ):
         card = {
             "prompts": "c2s",
             "inverse": {"pancreas": LINE},
@@ -215,7 +217,9 @@ class TestSaving:
         assert not (copy / "old.txt").exists()
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-    def test_a_failure_leaves_the_old_model_and_no_scraps(self, number, tokenizer, make_model, copy, monkeypatch):
+    def test_a_failure_leaves_the_old_model_and_no_scraps(
+        self, number, tokenizer, make_model, copy, monkeypatch
+    ):
         before = logits(load_model(copy, device="cpu"))
         other = make_model(tokenizer, seed=5)
 
@@ -293,7 +297,9 @@ def card():
 class TestNewAndAttached:
     def test_the_seed_decides_the_weights_and_nothing_else_does(self, tokenizer, card):
         def weights(seed):
-            return torch.cat([p.flatten() for p in new_model("mini", tokenizer, card, seed).network.parameters()])
+            return torch.cat(
+                [p.flatten() for p in new_model("mini", tokenizer, card, seed).network.parameters()]
+            )
 
         torch.manual_seed(3)
         first, state = weights(1), torch.get_rng_state()
@@ -310,7 +316,9 @@ class TestNewAndAttached:
         assert model.n_parameters == tied
         assert f"{tied:,} parameters, 6 genes, top 3, tasks none" in repr(model)
 
-    def test_any_hugging_face_model_takes_a_vocabulary(self, make_tokenizer, make_network, tmp_path):
+    def test_any_hugging_face_model_takes_a_vocabulary(
+        self, make_tokenizer, make_network, tmp_path
+    ):
         tokenizer = make_tokenizer(GENES, "text")
         network = make_network("llama", tokenizer)
         network.save_pretrained(tmp_path)

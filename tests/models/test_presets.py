@@ -32,7 +32,11 @@ def count(network):
 def test_pythia(name):
     layers, hidden, mlp, heads, size = PYTHIA[name]
     config = get_preset(name).config(50277)
-    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (layers, hidden, mlp)
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (
+        layers,
+        hidden,
+        mlp,
+    )
     assert config.num_attention_heads == heads
     assert (config.vocab_size, config.max_position_embeddings) == (50304, 2048)
     assert config.rope_parameters["partial_rotary_factor"] == 0.25
@@ -50,7 +54,11 @@ def test_pythia(name):
 def test_gemma(name):
     layers, hidden, mlp, heads, kv, head_dim, query, size = GEMMA[name]
     config = get_preset(name).config(256000)
-    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (layers, hidden, mlp)
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (
+        layers,
+        hidden,
+        mlp,
+    )
     assert (config.num_attention_heads, config.num_key_value_heads) == (heads, kv)
     assert (config.head_dim, config.query_pre_attn_scalar) == (head_dim, query)
     assert (config.vocab_size, config.max_position_embeddings) == (256000, 8192)

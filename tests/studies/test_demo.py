@@ -17,8 +17,12 @@ from c2s.studies.train import prepare
 
 def short_recipe(steps=2, seed=0):
     recipe = demo_recipe(seed=seed)
-    optimisation = recipe.optimisation.model_copy(update={"steps": steps, "batch_size": 8, "eval_every": 1})
-    return recipe.model_copy(update={"optimisation": optimisation, "top_k": 24, "temperatures": [1.0]})
+    optimisation = recipe.optimisation.model_copy(
+        update={"steps": steps, "batch_size": 8, "eval_every": 1}
+    )
+    return recipe.model_copy(
+        update={"optimisation": optimisation, "top_k": 24, "temperatures": [1.0]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,9 @@ def keys(metrics, path):
 
 @pytest.mark.slow
 def test_it_leaves_what_others_rely_on(folder, pancreas):
-    assert {"model", "annotated.h5ad", "generated.h5ad", "metrics.json", "report.html"} <= {p.name for p in folder.iterdir()}
+    assert {"model", "annotated.h5ad", "generated.h5ad", "metrics.json", "report.html"} <= {
+        p.name for p in folder.iterdir()
+    }
     metrics = json.loads((folder / "metrics.json").read_text())
     for path in (
         "annotation.accuracy", "annotation.macro_f1", "annotation.baselines.logistic_regression.accuracy",
@@ -65,7 +71,11 @@ def test_generated_cells_are_valid_match_the_held_out_types_and_cover_every_type
     annotated = ad.read_h5ad(folder / "annotated.h5ad", backed="r").obs
     sentences = [s.split() for s in made.obs["cell_sentence"]]
     assert all(len(s) == len(set(s)) == 24 for s in sentences)
-    assert set().union(*sentences) <= set(made.var_names) <= set(ad.read_h5ad(folder / "annotated.h5ad").var_names)
+    assert (
+        set().union(*sentences)
+        <= set(made.var_names)
+        <= set(ad.read_h5ad(folder / "annotated.h5ad").var_names)
+    )
     matched = made.obs[made.obs["matched"]]["cell_type"].value_counts()
     test = annotated[annotated["split"] == "test"]["cell_type"].value_counts()
     assert {k: v for k, v in matched.items() if v} == {k: v for k, v in test.items() if v}

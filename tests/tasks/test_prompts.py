@@ -49,7 +49,12 @@ class TestOurPack:
     @pytest.mark.parametrize("task", ["cell_type", "cond_cell"])
     def test_a_response_brings_its_own_space(self, task):
         wording = load_prompts("c2s").wording(task)
-        values = {"num_genes": 3, "organism": "Mus musculus", "cell_type": "beta", "cell_sentence": "A B"}
+        values = {
+            "num_genes": 3,
+            "organism": "Mus musculus",
+            "cell_type": "beta",
+            "cell_sentence": "A B",
+        }
         for template in wording.prompts:
             (prompt,) = template.fill(values)
             assert prompt == prompt.rstrip()
@@ -57,7 +62,9 @@ class TestOurPack:
         assert response == " " + response.strip()
 
     def test_a_task_without_wording_is_named(self):
-        with pytest.raises(UsageError, match="no wording for 'tissue'; they have: cell_type, cond_cell"):
+        with pytest.raises(
+            UsageError, match="no wording for 'tissue'; they have: cell_type, cond_cell"
+        ):
             load_prompts("c2s").wording("tissue")
 
     def test_every_wording_is_drawn_equally_often(self):
@@ -66,7 +73,9 @@ class TestOurPack:
         drawn = [wording.prompts.index(wording.pick(rng)) for _ in range(6000)]
         counts = np.bincount(drawn, minlength=len(wording.prompts))
         expected = 6000 / len(counts)
-        assert ((counts - expected) ** 2 / expected).sum() < 31.3  # χ², 11 degrees of freedom, 0.001
+        assert (
+            (counts - expected) ** 2 / expected
+        ).sum() < 31.3  # χ², 11 degrees of freedom, 0.001
 
 
 class TestTemplate:
@@ -109,7 +118,9 @@ class TestTemplate:
 
 class TestFiles:
     def test_a_file_and_a_folder(self, tmp_path):
-        (tmp_path / "cell_type.toml").write_text('prompts = ["Was ist {cell_sentence}?  "]\nresponse = "{cell_type}!"')
+        (tmp_path / "cell_type.toml").write_text(
+            'prompts = ["Was ist {cell_sentence}?  "]\nresponse = "{cell_type}!"'
+        )
         for path in (tmp_path, tmp_path / "cell_type.toml"):
             wording = load_prompts(str(path)).wording("cell_type")
             (template,) = wording.prompts
@@ -155,8 +166,14 @@ def upstream(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     write = {
-        TYPE_FILE: {"model_input": ["{num_genes} {organism} {cell_sentence} = "], "response": ["{cell_type}."]},
-        CELL_FILE: {"model_input": ["make {cell_type}", "do {cell_type}"], "response": "{cell_sentence}."},
+        TYPE_FILE: {
+            "model_input": ["{num_genes} {organism} {cell_sentence} = "],
+            "response": ["{cell_type}."],
+        },
+        CELL_FILE: {
+            "model_input": ["make {cell_type}", "do {cell_type}"],
+            "response": "{cell_sentence}.",
+        },
     }
     for file, content in write.items():
         (folder / "prompts" / file).write_text(json.dumps(content))
@@ -174,7 +191,12 @@ class TestUpstream:
         pack = load_prompts("upstream")
         assert pack.name == "upstream"
         asked = pack.wording("cell_type")
-        values = {"num_genes": 2, "organism": "Homo sapiens", "cell_sentence": "A B", "cell_type": "beta"}
+        values = {
+            "num_genes": 2,
+            "organism": "Homo sapiens",
+            "cell_sentence": "A B",
+            "cell_type": "beta",
+        }
         assert asked.prompts[0].fill(values) == ["2 Homo sapiens A B ="]
         assert asked.response.fill(values) == [" beta."]
         wanted = pack.wording("cond_cell")

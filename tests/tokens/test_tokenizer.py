@@ -27,7 +27,9 @@ BEFORE = [
     "Genes: ", "Genes:\n", "Genes:\n\n", "Genes: \n", "Genes:\n ", "Genes:  ", "Genes:   ", "Genes:\t", "(", "", " ",
 ]  # fmt: skip
 BEHIND = ["", ".", ". Next", "\nCell type:", "\n\n", " is it?", "'s", ",", ")", "!?", " 5", " ."]
-ENGLISH = ["Genes of a Homo sapiens cell, highest first:\nCell type: beta. Which type is it? (5)!\n\n"]
+ENGLISH = [
+    "Genes of a Homo sapiens cell, highest first:\nCell type: beta. Which type is it? (5)!\n\n"
+]
 
 
 def backend_ids(tokenizer, segments):
@@ -37,7 +39,9 @@ def backend_ids(tokenizer, segments):
 
 
 def english_then(columns, before, behind):
-    return [part for part in (before, np.array(columns), behind) if not isinstance(part, str) or part]
+    return [
+        part for part in (before, np.array(columns), behind) if not isinstance(part, str) or part
+    ]
 
 
 @pytest.fixture(scope="module", params=["text", "genes"])
@@ -74,7 +78,10 @@ class TestEncode:
         for before, behind in product(BEFORE, BEHIND):
             for columns in (np.arange(len(GENES)), np.array([14, 8, 0])):
                 segments = english_then(columns, before, behind)
-                assert neox.encode(segments).tolist() == backend_ids(neox, segments), (before, behind)
+                assert neox.encode(segments).tolist() == backend_ids(neox, segments), (
+                    before,
+                    behind,
+                )
 
     @settings(deadline=None, max_examples=150)
     @given(data=st.data())
@@ -187,7 +194,8 @@ class TestGeneTokens:
 class TestTraining:
     def test_same_texts_same_tokenizer(self, prompt_texts):
         trained = {
-            train_text_tokenizer(iter(prompt_texts), 500).backend_tokenizer.to_str() for _ in range(4)
+            train_text_tokenizer(iter(prompt_texts), 500).backend_tokenizer.to_str()
+            for _ in range(4)
         }
         assert len(trained) == 1
         vocabulary = json.loads(trained.pop())["model"]["vocab"]

@@ -35,7 +35,10 @@ class TestCollator:
     def test_a_batch_by_hand(self, gene_tokenizer, collate):
         a = Example("cond_cell", ["Write:"], [" ", np.array([3, 1])])
         b = Example("cell_type", ["A cell: ", np.array([5, 2, 7]), "\nType:"], [" beta"])
-        (gene3, gene1), ask_a = gene_tokenizer.encode([np.array([3, 1])]), gene_tokenizer.encode(["Write:"])
+        (gene3, gene1), ask_a = (
+            gene_tokenizer.encode([np.array([3, 1])]),
+            gene_tokenizer.encode(["Write:"]),
+        )
         ask_b, beta = gene_tokenizer.encode(b.prompt), gene_tokenizer.encode([" beta"])
         eos, pad = gene_tokenizer.eos_id, gene_tokenizer.pad_id
         batch = collate([a, b])
@@ -54,11 +57,16 @@ class TestCollator:
         assert batch["attention_mask"][0, : longest - spare].all()
 
     def test_nothing_is_cut(self, gene_tokenizer, examples):
-        lengths = [len(gene_tokenizer.encode(e.prompt)) + len(gene_tokenizer.encode(e.response)) for e in examples]
+        lengths = [
+            len(gene_tokenizer.encode(e.prompt)) + len(gene_tokenizer.encode(e.response))
+            for e in examples
+        ]
         needed = max(lengths) + 1
         fits = Collator(gene_tokenizer, TASKS, needed)(examples)
         assert fits["attention_mask"].sum(1).tolist() == [n + 1 for n in lengths]
-        with pytest.raises(UsageError, match=f"takes {needed} tokens, the model's context is {needed - 1}"):
+        with pytest.raises(
+            UsageError, match=f"takes {needed} tokens, the model's context is {needed - 1}"
+        ):
             Collator(gene_tokenizer, TASKS, needed - 1)(examples)
 
 
@@ -73,11 +81,15 @@ class TestLoss:
             for example, ours in zip(examples, together, strict=True):
                 batch = collate([example])
                 theirs = network(input_ids=batch["input_ids"], labels=batch["labels"]).loss
-                assert response_loss(network, batch).item() == pytest.approx(theirs.item(), rel=1e-5)
+                assert response_loss(network, batch).item() == pytest.approx(
+                    theirs.item(), rel=1e-5
+                )
                 assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
         assert together.std() > 0.1
 
-    def test_has_the_gradient_of_hugging_face(self, gene_tokenizer, make_network, collate, examples):
+    def test_has_the_gradient_of_hugging_face(
+        self, gene_tokenizer, make_network, collate, examples
+    ):
         gradients = []
         for ours in (True, False):
             network = make_network("gemma2", gene_tokenizer)
@@ -93,24 +105,42 @@ class TestLoss:
         """By hand: minus the mean log p of the label's tokens and the end."""
         network = make_network("gpt_neox", gene_tokenizer)
         example = Example("cell_type", ["Which type?"], [" beta"])
-        ids = [*gene_tokenizer.encode(["Which type?"]), *gene_tokenizer.encode([" beta"]), gene_tokenizer.eos_id]
+        ids = [
+            *gene_tokenizer.encode(["Which type?"]),
+            *gene_tokenizer.encode([" beta"]),
+            gene_tokenizer.eos_id,
+        ]
         start = len(gene_tokenizer.encode(["Which type?"]))
         with torch.no_grad():
             steps = network(torch.tensor([list(map(int, ids))])).logits[0].log_softmax(-1)
             wanted = -np.mean([steps[i - 1, ids[i]].item() for i in range(start, len(ids))])
-            assert response_loss(network, collate([example])).item() == pytest.approx(wanted, rel=1e-5)
+            assert response_loss(network, collate([example])).item() == pytest.approx(
+                wanted, rel=1e-5
+            )
 
 
 class TestTrain:
     options = Optimisation(steps=8, batch_size=4, learning_rate=2e-2, eval_every=3)
 
-    def run(self, make_model, gene_tokenizer, make_stream, *, seed=0, weights_seed=0, stream_seed=0, **kw):
+    def run(
+        self,
+        make_model,
+        gene_tokenizer,
+        make_stream,
+        *,
+        seed=0,
+        weights_seed=0,
+        stream_seed=0,
+        **kw,
+    ):
         model = make_model(gene_tokenizer, spread=0.02, seed=weights_seed)
         stream = make_stream(32, seed=stream_seed)
         log = train(model, stream, self.options, seed=seed, device="cpu", **kw)
         return model, log
 
-    def test_a_few_steps_help_on_cells_not_trained_on(self, make_model, gene_tokenizer, make_stream):
+    def test_a_few_steps_help_on_cells_not_trained_on(
+        self, make_model, gene_tokenizer, make_stream
+    ):
         validation = make_stream(20, seed=99)
         model, log = self.run(make_model, gene_tokenizer, make_stream, validation=validation)
         before = make_model(gene_tokenizer, spread=0.02)
@@ -124,14 +154,22 @@ class TestTrain:
         for number, task in enumerate(TASKS):
             assert last[task] == pytest.approx(end[batch["task"] == number].mean().item(), rel=1e-5)
 
-    def test_the_log_has_each_task_at_each_measurement(self, make_model, gene_tokenizer, make_stream):
+    def test_the_log_has_each_task_at_each_measurement(
+        self, make_model, gene_tokenizer, make_stream
+    ):
         done = []
         _, log = self.run(
-            make_model, gene_tokenizer, make_stream, validation=make_stream(6, seed=9), progress=done.append
+            make_model,
+            gene_tokenizer,
+            make_stream,
+            validation=make_stream(6, seed=9),
+            progress=done.append,
         )
         assert done == [1] * 8
         measured = [(e["step"], e["split"], e["task"]) for e in log.losses]
-        assert measured == [(step, split, t) for step in (3, 6, 8) for split in ("train", "val") for t in TASKS]
+        assert measured == [
+            (step, split, t) for step in (3, 6, 8) for split in ("train", "val") for t in TASKS
+        ]
         assert all(np.isfinite(e["loss"]) and e["loss"] > 0 for e in log.losses)
         assert log.seconds > 0
 
@@ -162,7 +200,9 @@ class TestTrain:
 
     def test_validation_changes_nothing(self, make_model, gene_tokenizer, make_stream):
         without, _ = self.run(make_model, gene_tokenizer, make_stream)
-        with_it, _ = self.run(make_model, gene_tokenizer, make_stream, validation=make_stream(6, seed=9))
+        with_it, _ = self.run(
+            make_model, gene_tokenizer, make_stream, validation=make_stream(6, seed=9)
+        )
         assert torch.equal(weights(without), weights(with_it))
 
     def test_a_stream_that_is_too_short_is_refused(self, make_model, gene_tokenizer, make_stream):
@@ -179,12 +219,21 @@ class TestTrain:
         model = make_model(gene_tokenizer)
         with torch.no_grad():
             model.network.get_output_embeddings().weight.fill_(torch.nan)
-        with pytest.raises(C2SError, match="loss of 'cell_type' is nan at step 3; lower the learning rate"):
+        with pytest.raises(
+            C2SError, match="loss of 'cell_type' is nan at step 3; lower the learning rate"
+        ):
             train(model, make_stream(32), self.options, device="cpu")
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("steps", 0), ("batch_size", 0), ("learning_rate", 0), ("warmup", 1), ("beta2", 1), ("clip", 0)],
+        [
+            ("steps", 0),
+            ("batch_size", 0),
+            ("learning_rate", 0),
+            ("warmup", 1),
+            ("beta2", 1),
+            ("clip", 0),
+        ],
     )
     def test_settings_that_cannot_work_are_named(self, field, value):
         with pytest.raises(UsageError, match=f"recipe: {field} = {value}: input should be "):

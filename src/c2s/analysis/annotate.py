@@ -97,7 +97,9 @@ def annotate(
     >>> adata.obs["c2s_cell_type"].value_counts()  # doctest: +SKIP
     """
     if CELL_TYPE.id not in model.card.tasks:
-        raise UsageError(f"the model was not trained on annotation; its tasks: {', '.join(model.card.tasks) or 'none'}")
+        raise UsageError(
+            f"the model was not trained on annotation; its tasks: {', '.join(model.card.tasks) or 'none'}"
+        )
     if views < 1:
         raise UsageError(f"views={views} is not possible; it is at least 1")
     adata = target(adata, copy)
@@ -115,7 +117,9 @@ def annotate(
     adata.obs[confidence_key] = np.where(known, np.nan_to_num(probabilities).max(1), np.nan)
     keys = [key_added, confidence_key]
     if probabilities_key is not None:
-        adata.obsm[probabilities_key] = pd.DataFrame(probabilities, index=adata.obs_names, columns=labels)
+        adata.obsm[probabilities_key] = pd.DataFrame(
+            probabilities, index=adata.obs_names, columns=labels
+        )
         keys.append(probabilities_key)
     top_k = model.card.top_k if top_k is None else top_k
     parameters = {"labels": labels, "views": views, "top_k": top_k, "layer": layer, "seed": seed}
@@ -150,14 +154,23 @@ def label_probabilities(
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     response = model.prompts.wording(CELL_TYPE.id).response
     answers = [
-        [*model.tokenizer.encode(response.fill({"cell_type": label})).tolist(), model.tokenizer.eos_id]
+        [
+            *model.tokenizer.encode(response.fill({"cell_type": label})).tolist(),
+            model.tokenizer.eos_id,
+        ]
         for label in labels
     ]
     total = np.zeros((adata.n_obs, len(labels)))
     with progress_bar("Annotating", adata.n_obs * views) as progress:
         for view in range(views):
             cells = cells_for_model(
-                adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed + view, gene_names=gene_names
+                adata,
+                model,
+                top_k=top_k,
+                genes=genes,
+                layer=layer,
+                seed=seed + view,
+                gene_names=gene_names,
             )
             rows = np.flatnonzero(cells.lengths > 0)
             prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, view, seed)
@@ -175,7 +188,9 @@ def _candidates(model: Model, labels: Sequence[str] | None, strict: bool) -> lis
             raise UsageError("the model remembers no labels; give labels=[…]")
     if isinstance(labels, str):
         raise UsageError("labels must be a list of texts")
-    checked = [model.check_condition(CELL_TYPE.target, str(label), strict=strict) for label in labels]
+    checked = [
+        model.check_condition(CELL_TYPE.target, str(label), strict=strict) for label in labels
+    ]
     if len(set(checked)) != len(checked) or not checked:
         raise InputError("labels must be a list of different texts, at least one")
     return checked

@@ -78,11 +78,17 @@ def cells_for_model(
         adata, top_k=top_k, genes=panel, layer=layer, seed=seed, thin=thin, vocabulary=by_word
     )
     return RankedCells(
-        cells.indptr, to_model[cells.genes].astype(np.int32), model.vocabulary, cells.values, cells.cell_ids
+        cells.indptr,
+        to_model[cells.genes].astype(np.int32),
+        model.vocabulary,
+        cells.values,
+        cells.cell_ids,
     )
 
 
-def condition_texts(adata: AnnData, model: Model, task: Task, given: Mapping[str, str | None]) -> dict[str, np.ndarray]:
+def condition_texts(
+    adata: AnnData, model: Model, task: Task, given: Mapping[str, str | None]
+) -> dict[str, np.ndarray]:
     """Return the text of each condition for every cell, as object arrays of shape (n_cells,).
 
     An argument comes first, then a column of `obs` of that name, then the only value the model knows.
@@ -96,7 +102,9 @@ def condition_texts(adata: AnnData, model: Model, task: Task, given: Mapping[str
     for condition in task.conditions:
         value = given.get(condition)
         if value is not None:
-            texts[condition] = np.full(adata.n_obs, _as_known(model, condition, value), dtype=object)
+            texts[condition] = np.full(
+                adata.n_obs, _as_known(model, condition, value), dtype=object
+            )
         elif condition in adata.obs and condition != task.target:
             column = adata.obs[condition].astype(str)
             as_known = {v: _as_known(model, condition, v) for v in column.unique()}
@@ -117,7 +125,13 @@ def _as_known(model: Model, condition: str, value: str) -> str:
 
 
 def label_prompts(
-    model: Model, task: Task, cells: RankedCells, texts: Mapping[str, np.ndarray], rows: np.ndarray, view: int = 0, seed: int = 0
+    model: Model,
+    task: Task,
+    cells: RankedCells,
+    texts: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    view: int = 0,
+    seed: int = 0,
 ) -> list[np.ndarray]:
     """Return the token ids of the prompt of each cell in `rows`, in the wording numbered `view`.
 
@@ -149,10 +163,14 @@ def claim(adata: AnnData, verb: str, slot: str, key: str) -> None:
         `adata.<slot>[key]` exists and was not written by the same verb.
     """
     if key in getattr(adata, slot) and key not in _written(adata, verb):
-        raise UsageError(f"{slot}[{key!r}] exists already and was not written by c2s; give another key")
+        raise UsageError(
+            f"{slot}[{key!r}] exists already and was not written by c2s; give another key"
+        )
 
 
-def record(adata: AnnData, verb: str, model: Model, parameters: Mapping[str, Any], keys: Sequence[str]) -> None:
+def record(
+    adata: AnnData, verb: str, model: Model, parameters: Mapping[str, Any], keys: Sequence[str]
+) -> None:
     """Write to `uns["c2s"]` what was done: parameters, model and versions, and the keys that were written."""
     from c2s.models.directory import library_versions
 

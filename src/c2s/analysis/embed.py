@@ -59,7 +59,9 @@ def embed(
     """
     adata = target(adata, copy)
     claim(adata, "embed", "obsm", key_added)
-    cells = cells_for_model(adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names)
+    cells = cells_for_model(
+        adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names
+    )
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     rows = np.flatnonzero(cells.lengths > 0)
     prompts = label_prompts(model, CELL_TYPE, cells, texts, rows)

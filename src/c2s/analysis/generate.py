@@ -80,9 +80,13 @@ def generate(
         The model was not trained on generation, or the request is not possible.
     """
     if CONDITIONAL_CELL.id not in model.card.tasks:
-        raise UsageError(f"the model was not trained on generation; its tasks: {listing(model.card.tasks) or 'none'}")
+        raise UsageError(
+            f"the model was not trained on generation; its tasks: {listing(model.card.tasks) or 'none'}"
+        )
     if n < 1:
-        raise UsageError(f"n={n} is not possible; it is the number of cells of each type, at least 1")
+        raise UsageError(
+            f"n={n} is not possible; it is the number of cells of each type, at least 1"
+        )
     if cell_type is None:
         cell_type = model.known("cell_type")
     wanted = [cell_type] if isinstance(cell_type, str) else list(cell_type)
@@ -183,7 +187,9 @@ def generate_cells(
         values = {"cell_type": str(cell_type), "organism": organism}
         prompts.append(model.tokenizer.encode(CONDITIONAL_CELL.ask(template, values, None, top_k)))
     with progress_bar("Generating", len(prompts)) as progress:
-        states = TransformersEngine(model, batch_size).generate(prompts, constraint, sampling, progress)
+        states = TransformersEngine(model, batch_size).generate(
+            prompts, constraint, sampling, progress
+        )
     return RankedCells.from_columns(
         [columns[cast(GeneSentenceState, state).genes] for state in states], model.vocabulary
     )

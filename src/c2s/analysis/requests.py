@@ -12,7 +12,10 @@ _NUMBER_WORDS = {
     "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
     "nine": 9, "ten": 10, "twelve": 12, "twenty": 20, "fifty": 50, "hundred": 100,
 }  # fmt: skip
-_ORGANISMS = {"human": "Homo sapiens", "humans": "Homo sapiens", "mouse": "Mus musculus", "mice": "Mus musculus", "murine": "Mus musculus"}  # fmt: skip
+_ORGANISMS = {
+    **dict.fromkeys(("human", "humans"), "Homo sapiens"),
+    **dict.fromkeys(("mouse", "mice", "murine"), "Mus musculus"),
+}
 # Words that carry no condition; what is left after them is a condition that must be known.
 _FILLERS = frozenset(
     "generate make write give me please sample simulate create produce show list gene genes lists of for from in the "
@@ -73,11 +76,13 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
         close = nearest(asked, known)
         raise UsageError(
             f"the model never saw {asked!r}; it knows the cell types {listing(known, 20)}"
-            + "".join(f", {name} {listing(values)}" for name, values in model.card.conditions.items() if name != "cell_type")
+            + "".join(f", {k} {listing(v)}" for k, v in model.card.conditions.items() if k != "cell_type")
             + (f" (nearest: {listing(close)})" if close else "")
         )  # fmt: skip
     if organism is not None and organism not in model.known("organism"):
-        raise UsageError(f"the model never saw {organism!r}; it knows the organism {listing(model.known('organism')) or 'none'}")
+        raise UsageError(
+            f"the model never saw {organism!r}; it knows the organism {listing(model.known('organism')) or 'none'}"
+        )
     if n < 1:
         raise UsageError("the request asks for no cells")
     return GenerationRequest(n, cell_type, organism)

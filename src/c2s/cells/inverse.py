@@ -110,7 +110,9 @@ def parse_sentences(
 def _mean_ranks(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     positions = np.flatnonzero(columns >= 0)
     genes, first, which = np.unique(columns[positions], return_index=True, return_inverse=True)
-    ranks = np.bincount(which, weights=positions) / np.bincount(which) if len(genes) else np.empty(0)
+    ranks = (
+        np.bincount(which, weights=positions) / np.bincount(which) if len(genes) else np.empty(0)
+    )
     order = np.argsort(first)
     return genes[order], ranks[order]
 
@@ -196,7 +198,9 @@ class RankExpressionModel:
         else:
             vocabulary = vocabulary or self.vocabulary
             if vocabulary is None:
-                raise UsageError("to read sentences as text, give the vocabulary that names the columns")
+                raise UsageError(
+                    "to read sentences as text, give the vocabulary that names the columns"
+                )
             if isinstance(cells, str):
                 raise UsageError("give a list of sentences, not one string")
             if isinstance(cells, ParsedSentences):
@@ -209,7 +213,8 @@ class RankExpressionModel:
         if unlog:
             values = 10.0**values - 1.0
         matrix = sp.csr_matrix(
-            (values.astype(np.float32), genes.copy(), indptr.copy()), shape=(len(indptr) - 1, len(vocabulary))
+            (values.astype(np.float32), genes.copy(), indptr.copy()),
+            shape=(len(indptr) - 1, len(vocabulary)),
         )
         matrix.sort_indices()
         matrix.eliminate_zeros()
@@ -217,7 +222,16 @@ class RankExpressionModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line and how it was fitted, without the vocabulary, as JSON can hold it."""
-        keys = ("slope", "intercept", "r2", "pearson", "spearman", "n_cells", "n_held_out", "target_sum")
+        keys = (
+            "slope",
+            "intercept",
+            "r2",
+            "pearson",
+            "spearman",
+            "n_cells",
+            "n_held_out",
+            "target_sum",
+        )
         values = {key: getattr(self, key) for key in keys}
         return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in values.items()}
 
@@ -257,7 +271,9 @@ def fit_line(
     near = x < np.log10(1.0 + max_rank)
     x, y = x[near], y[near]
     if len(x) < 2 or np.ptp(x) == 0:
-        raise InputError("a line from rank to expression needs cells with at least two expressed genes")
+        raise InputError(
+            "a line from rank to expression needs cells with at least two expressed genes"
+        )
     slope, intercept = np.polynomial.polynomial.polyfit(x, y, 1)[::-1]
     x, y = rank_points(held_out)
     fitted = intercept + slope * x

@@ -49,7 +49,9 @@ def select_genes(
     if not isinstance(genes, str):
         return vocabulary.mask(list(genes))
     if genes in GENE_RULES:
-        selected = np.array([not any(p.match(w) for p in GENE_RULES[genes]) for w in vocabulary.words])
+        selected = np.array(
+            [not any(p.match(w) for p in GENE_RULES[genes]) for w in vocabulary.words]
+        )
     elif genes in var and var[genes].dtype == bool:
         selected = var[genes].to_numpy()
     else:

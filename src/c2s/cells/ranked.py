@@ -182,12 +182,24 @@ def rank_matrix(
     mask = np.ones(1, bool) if selected is None else np.ascontiguousarray(selected, dtype=bool)
     limit = np.int64(matrix.shape[1] if top_k is None else top_k)
     limits = np.empty(matrix.shape[0], np.int64)
-    kernels.count_expressed(data, matrix.indices, matrix.indptr, mask, selected is not None, limit, limits)
+    kernels.count_expressed(
+        data, matrix.indices, matrix.indptr, mask, selected is not None, limit, limits
+    )
     indptr = np.concatenate([[0], np.cumsum(limits)])
     genes = np.empty(indptr[-1], np.int32)
     values = np.empty(indptr[-1], data.dtype)
     kernels.rank_rows(
-        data, matrix.indices, matrix.indptr, cells, keys, mask, selected is not None, limits, indptr, genes, values
+        data,
+        matrix.indices,
+        matrix.indptr,
+        cells,
+        keys,
+        mask,
+        selected is not None,
+        limits,
+        indptr,
+        genes,
+        values,
     )
     return RankedCells(indptr, genes, vocabulary, values, np.asarray(cell_ids, dtype=object))
 
@@ -209,7 +221,9 @@ def _alphabetical_keys(vocabulary: GeneVocabulary) -> np.ndarray:
     position = np.empty(len(vocabulary), np.uint64)
     order = np.argsort(np.asarray(vocabulary.words, dtype=object), kind="stable")
     # Spread over 64 bits, so that the kernel's placement by the key's high bits stays even.
-    position[order] = np.arange(len(order), dtype=np.uint64) * np.uint64((2**64 - 1) // max(len(order), 1))
+    position[order] = np.arange(len(order), dtype=np.uint64) * np.uint64(
+        (2**64 - 1) // max(len(order), 1)
+    )
     return _unmix64(position)
 
 
@@ -247,11 +261,17 @@ def _thinned(
     from c2s.cells import kernels
 
     if not ((keep > 0) & (keep <= 1)).all():
-        raise UsageError(f"keep={keep.min() if keep.min() <= 0 else keep.max()} is not a probability in (0, 1]")
+        raise UsageError(
+            f"keep={keep.min() if keep.min() <= 0 else keep.max()} is not a probability in (0, 1]"
+        )
     if data.dtype.kind == "f" and not (data == np.floor(data)).all():
-        raise UsageError("thinning needs whole counts, and the matrix holds other values; rank it with keep=1")
+        raise UsageError(
+            "thinning needs whole counts, and the matrix holds other values; rank it with keep=1"
+        )
     out = np.empty_like(data)
-    kernels.thin_rows(data, matrix.indices, matrix.indptr, cells, genes, np.ascontiguousarray(keep, float), out)
+    kernels.thin_rows(
+        data, matrix.indices, matrix.indptr, cells, genes, np.ascontiguousarray(keep, float), out
+    )
     return out
 
 
@@ -268,7 +288,9 @@ def _check_shapes(
             f"the matrix has {n_genes:,} columns, the vocabulary {len(vocabulary):,} genes"
         )
     if n_cells != len(cell_ids):
-        raise InputError(f"the matrix has {n_cells:,} rows, and {len(cell_ids):,} cell ids were given")
+        raise InputError(
+            f"the matrix has {n_cells:,} rows, and {len(cell_ids):,} cell ids were given"
+        )
     if selected is not None and np.shape(selected) != (n_genes,):
         raise InputError(
             f"the gene selection has shape {np.shape(selected)}; the matrix has {n_genes:,} columns"
@@ -277,4 +299,6 @@ def _check_shapes(
 
 def _check_top_k(top_k: int) -> None:
     if top_k < 1:
-        raise UsageError(f"top_k={top_k} is not possible; it is the number of genes to keep, at least 1")
+        raise UsageError(
+            f"top_k={top_k} is not possible; it is the number of genes to keep, at least 1"
+        )

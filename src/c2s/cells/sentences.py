@@ -97,7 +97,14 @@ def cell_sentences(
         )
         parts.append(
             rank_matrix(
-                block, vocabulary, cell_ids[rows], top_k=top_k, selected=selected, ties=ties, seed=seed, keep=thin[rows]
+                block,
+                vocabulary,
+                cell_ids[rows],
+                top_k=top_k,
+                selected=selected,
+                ties=ties,
+                seed=seed,
+                keep=thin[rows],
             )
         )
     cells = _concatenate(parts, vocabulary)

@@ -19,9 +19,7 @@ from c2s.common.seeds import text_keys
 
 #: Ensembl gene ids of any species, with or without a version: ENSG00000141510, ENSMUSG00000059552.7,
 #: ENSG00000002586.20_PAR_Y. `ENSA` is the gene endosulfine alpha, not an id.
-ENSEMBL_ID = re.compile(
-    r"^(ENS[A-Z]{0,6}G\d{11})(\.\d+)?(_PAR_Y)?\Z", re.IGNORECASE | re.ASCII
-)
+ENSEMBL_ID = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})(\.\d+)?(_PAR_Y)?\Z", re.IGNORECASE | re.ASCII)
 
 #: Columns of `var` that hold symbols beside ids, in the order in which they are believed.
 SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
@@ -33,7 +31,8 @@ class GeneVocabulary:
     Words are upper-case gene symbols without white space. They are chosen per column by these rules:
 
     1. **Symbol.** A name that is an Ensembl gene id is replaced by the symbol given for that column, where
-       there is one; otherwise the id itself, without its version, is the word. Any other name is the symbol.
+       there is one; otherwise the id itself, without its version, is the word. So is a bare number, which
+       CELLxGENE's files have for names. Any other name is the symbol.
     2. **Upper case**, for all organisms (SPEC §2.5). The original names are kept in `names` and `symbols`.
     3. **Collisions.** When columns share a word, one keeps it: the first whose symbol is written just so
        (`ABC` before `Abc`), else the first. Each other takes `WORD_<id>` where its Ensembl id is known,
@@ -222,11 +221,11 @@ def _upper(text: str) -> str:
 
 
 def _symbol(name: str, match: re.Match[str] | None, given: str | None) -> str:
-    if match is None:
+    if match is None and not name.isdecimal():
         return name
     # A missing symbol may also be a float NaN or pandas' NA, which are no str.
     if not isinstance(given, str) or given.strip().lower() in ("", "nan", "none", "na", "<na>"):
-        return match[1] + (match[3] or "")
+        return name if match is None else match[1] + (match[3] or "")
     given = given.strip()
     # CELLxGENE writes the id itself where a gene has no symbol.
     again = ENSEMBL_ID.match(given)

@@ -28,32 +28,68 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Input = Annotated[Path, typer.Argument(help="Data: .h5ad, .zarr, 10x .h5 or mtx folder, .loom, .csv, .tsv.", show_default=False)]
+Input = Annotated[
+    Path,
+    typer.Argument(
+        help="Data: .h5ad, .zarr, 10x .h5 or mtx folder, .loom, .csv, .tsv.", show_default=False
+    ),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.", show_default=False)]
-OptionalOut = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; by default to the terminal.", show_default=False)]
+OptionalOut = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", help="Where to write; by default to the terminal.", show_default=False
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Decides every random draw.", min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", help="Model directory or hub id; else $C2S_MODEL, else the demo's model.", show_default=False),
+    typer.Option(
+        "--model",
+        help="Model directory or hub id; else $C2S_MODEL, else the demo's model.",
+        show_default=False,
+    ),
 ]
-Layer = Annotated[str | None, typer.Option("--layer", help="'raw' or a layer, instead of X.", show_default=False)]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Genes of a cell.", min=1, show_default=False)]
+Layer = Annotated[
+    str | None, typer.Option("--layer", help="'raw' or a layer, instead of X.", show_default=False)
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", help="Genes of a cell.", min=1, show_default=False)
+]
 Genes = Annotated[
     str | None,
     typer.Option(
-        "--genes", help="Which genes may be ranked: no_mt, no_ribo, no_mt_ribo, a boolean column of var, or a file with one gene a line.",
+        "--genes", 
+        help="Genes that may be ranked: no_mt, no_ribo, no_mt_ribo, a boolean column of var, or a file of names.",
         show_default=False,
     ),
 ]  # fmt: skip
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps; by default the best there is.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; by default as saved.", show_default=False)]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Cells in a batch; by default what fits.", min=1, show_default=False)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="cpu, cuda or mps; by default the best there is.", show_default=False
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="float32, bfloat16 or float16; by default as saved.", show_default=False
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", help="Cells in a batch; by default what fits.", min=1, show_default=False
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     """Cell sentences and language models for single-cell RNA sequencing. Start with: c2s demo."""
     if version:
         from c2s import __version__
@@ -64,7 +100,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")] = Path(
+        "demo"
+    ),
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -83,7 +121,9 @@ def demo(
 
 
 @app.command()
-def inspect(source: Input, layer: Layer = None, as_json: AsJson = False, debug: Debug = False) -> None:
+def inspect(
+    source: Input, layer: Layer = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
     """Say what is in a data set, what would go wrong with it, and how to mend that."""
     from rich.console import Console
     from rich.table import Table
@@ -111,7 +151,9 @@ def inspect(source: Input, layer: Layer = None, as_json: AsJson = False, debug: 
 def sentences(
     source: Input,
     out: OptionalOut = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="Genes of a cell; 0 for all expressed.", min=0)] = 200,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Genes of a cell; 0 for all expressed.", min=0)
+    ] = 200,
     genes: Genes = None,
     layer: Layer = None,
     ties: Annotated[str, typer.Option("--ties", help="seeded or alphabetical.")] = "seeded",
@@ -124,7 +166,12 @@ def sentences(
     from c2s.cells.sentences import cell_sentences
 
     cells = cell_sentences(
-        read(source), top_k=top_k or None, genes=_genes(genes), layer=layer, ties=ties, seed=seed  # type: ignore[arg-type]
+        read(source),
+        top_k=top_k or None,
+        genes=_genes(genes),
+        layer=layer,
+        ties=ties,
+        seed=seed,  # type: ignore[arg-type]
     )
     texts = cells.to_text()
     if out is not None and out.suffix == ".parquet":
@@ -134,7 +181,12 @@ def sentences(
         from c2s.common.files import atomic_file
 
         with atomic_file(out) as path:
-            pq.write_table(pa.table({"cell_id": pa.array(cells.cell_ids, pa.large_string()), "cell_sentence": texts}), path)
+            pq.write_table(
+                pa.table(
+                    {"cell_id": pa.array(cells.cell_ids, pa.large_string()), "cell_sentence": texts}
+                ),
+                path,
+            )
         _say(as_json, {"cells": len(cells), "out": str(out)}, f"{len(cells):,} sentences in {out}")
     elif out is not None:
         from c2s.common.files import atomic_file
@@ -143,16 +195,38 @@ def sentences(
             handle.writelines(f"{text}\n" for text in texts.to_pylist())
         _say(as_json, {"cells": len(cells), "out": str(out)}, f"{len(cells):,} sentences in {out}")
     elif as_json:
-        print(json.dumps(dict(zip(cells.cell_ids.tolist() if cells.cell_ids is not None else [], texts.to_pylist(), strict=True))))
+        print(
+            json.dumps(
+                dict(
+                    zip(
+                        cells.cell_ids.tolist() if cells.cell_ids is not None else [],
+                        texts.to_pylist(),
+                        strict=True,
+                    )
+                )
+            )
+        )
     else:
         sys.stdout.writelines(f"{text}\n" for text in texts.to_pylist())
 
 
 @app.command()
 def expression(
-    source: Annotated[Path, typer.Argument(help="Sentences: lines of text, or .parquet with cell_sentence.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Sentences: lines of text, or .parquet with cell_sentence.", show_default=False
+        ),
+    ],
     out: Out,
-    like: Annotated[Path | None, typer.Option("--like", help="Data set to fit the line from rank to expression on.", show_default=False)] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            help="Data set to fit the line from rank to expression on.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelName = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -167,26 +241,50 @@ def expression(
     from c2s.cells.sentences import fit_inverse
 
     ids, texts = _read_sentences(source)
-    line = fit_inverse(read(like), seed=seed) if like is not None else _model(model, "cpu", None).inverse
+    line = (
+        fit_inverse(read(like), seed=seed)
+        if like is not None
+        else _model(model, "cpu", None).inverse
+    )
     assert line.vocabulary is not None
     parsed = parse_sentences(texts, line.vocabulary)
     adata = AnnData(
         X=line.expression(parsed),
-        obs=pd.DataFrame({"cell_sentence": texts, "n_words": parsed.n_words, "n_invalid": parsed.n_invalid, "n_duplicates": parsed.n_duplicates}, index=ids),
+        obs=pd.DataFrame(
+            {
+                "cell_sentence": texts,
+                "n_words": parsed.n_words,
+                "n_invalid": parsed.n_invalid,
+                "n_duplicates": parsed.n_duplicates,
+            },
+            index=ids,
+        ),
         var=pd.DataFrame(index=list(line.vocabulary.words)),
     )
     adata.uns["c2s"] = {"inverse": {k: v for k, v in line.to_dict().items() if v is not None}}
     _write(adata, out)
     invalid = int(parsed.n_invalid.sum())
-    _say(as_json, {"cells": adata.n_obs, "invalid_words": invalid, "out": str(out)}, f"{adata.n_obs:,} cells in {out}; {invalid:,} words were no genes")
+    _say(
+        as_json,
+        {"cells": adata.n_obs, "invalid_words": invalid, "out": str(out)},
+        f"{adata.n_obs:,} cells in {out}; {invalid:,} words were no genes",
+    )
 
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe; the documentation has an example.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="YAML recipe; the documentation has an example.", show_default=False),
+    ],
     out: Out,
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.", min=0, show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Instead of the recipe's.", min=0, show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
+    ] = False,
     device: Device = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -212,18 +310,38 @@ def annotate(
     source: Input,
     out: Out,
     model: ModelName = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Candidates, separated by commas; by default those trained on.", show_default=False)] = None,
-    views: Annotated[int, typer.Option("--views", help="Average over so many wordings and draws of ties.", min=1)] = 1,
-    key: Annotated[str, typer.Option("--key", help="Column of obs for the label.")] = "c2s_cell_type",
-    confidence_key: Annotated[str, typer.Option("--confidence-key", help="Column of obs for its probability.")] = "c2s_confidence",
-    truth: Annotated[str | None, typer.Option("--truth", help="Column of obs with known labels to compare with.", show_default=False)] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            help="Candidates, separated by commas; by default those trained on.",
+            show_default=False,
+        ),
+    ] = None,
+    views: Annotated[
+        int, typer.Option("--views", help="Average over so many wordings and draws of ties.", min=1)
+    ] = 1,
+    key: Annotated[
+        str, typer.Option("--key", help="Column of obs for the label.")
+    ] = "c2s_cell_type",
+    confidence_key: Annotated[
+        str, typer.Option("--confidence-key", help="Column of obs for its probability.")
+    ] = "c2s_confidence",
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            "--truth", help="Column of obs with known labels to compare with.", show_default=False
+        ),
+    ] = None,
     genes: Genes = None,
     layer: Layer = None,
     top_k: TopK = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse labels that the model never saw.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse labels that the model never saw.")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -235,18 +353,22 @@ def annotate(
     _check_out(out, ".h5ad")
     adata = read(source)
     if truth is not None and truth not in adata.obs:
-        raise UsageError(f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}")
+        raise UsageError(
+            f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
+        )
     run(
         adata, _model(model, device, dtype), [x.strip() for x in labels.split(",")] if labels else None, key_added=key,
-        confidence_key=confidence_key, views=views, genes=_genes(genes), layer=layer, top_k=top_k, batch_size=batch_size,
-        strict=strict, seed=seed,
+        confidence_key=confidence_key, views=views, genes=_genes(genes), layer=layer, top_k=top_k,
+        batch_size=batch_size, strict=strict, seed=seed,
     )  # fmt: skip
     _write(adata, out)
     counts = {str(k): int(v) for k, v in adata.obs[key].value_counts().items() if v}
     facts: dict[str, Any] = {"cells": adata.n_obs, "labels": counts, "out": str(out)}
     text = f"{adata.n_obs:,} cells in {out}: " + ", ".join(f"{k} {v:,}" for k, v in counts.items())
     if truth is not None:
-        facts["accuracy"] = float((adata.obs[key].astype(str) == adata.obs[truth].astype(str)).mean())
+        facts["accuracy"] = float(
+            (adata.obs[key].astype(str) == adata.obs[truth].astype(str)).mean()
+        )
         text += f"\nagrees with obs[{truth!r}] for {facts['accuracy']:.1%} of the cells"
     _say(as_json, facts, text)
 
@@ -279,28 +401,65 @@ def embed(
     )  # fmt: skip
     _write(adata, out)
     width = adata.obsm[key].shape[1]
-    _say(as_json, {"cells": adata.n_obs, "dimensions": width, "out": str(out)}, f"{adata.n_obs:,} cells × {width} in obsm[{key!r}] of {out}")
+    _say(
+        as_json,
+        {"cells": adata.n_obs, "dimensions": width, "out": str(out)},
+        f"{adata.n_obs:,} cells × {width} in obsm[{key!r}] of {out}",
+    )
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str | None, typer.Option("--prompt", help='A request, as "generate 7 human beta cells".', show_default=False)] = None,
-    cell_type: Annotated[list[str] | None, typer.Option("--cell-type", help="A cell type; may be given several times.", show_default=False)] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", help='A request, as "generate 7 human beta cells".', show_default=False
+        ),
+    ] = None,
+    cell_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cell-type", help="A cell type; may be given several times.", show_default=False
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Cells of each type.", min=1)] = 1,
-    organism: Annotated[str | None, typer.Option("--organism", help="As 'Homo sapiens'.", show_default=False)] = None,
+    organism: Annotated[
+        str | None, typer.Option("--organism", help="As 'Homo sapiens'.", show_default=False)
+    ] = None,
     out: OptionalOut = None,
     model: ModelName = None,
     top_k: TopK = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Of sampling; by default the model's.", min=0.0, show_default=False)] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            help="Of sampling; by default the model's.",
+            min=0.0,
+            show_default=False,
+        ),
+    ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option("--top-p", help="Sample from the most probable tokens that reach this; by default the model's.", show_default=False),
+        typer.Option(
+            "--top-p",
+            help="Sample from the most probable tokens that reach this; by default the model's.",
+            show_default=False,
+        ),
     ] = None,
-    genes: Annotated[Path | None, typer.Option("--genes", help="File with one gene a line: only these may be written.", show_default=False)] = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option(
+            "--genes",
+            help="File with one gene a line: only these may be written.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a type that the model never saw.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a type that the model never saw.")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -365,11 +524,19 @@ def _read_sentences(path: Path) -> tuple[list[str], list[str]]:
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+            raise InputError(
+                f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})"
+            ) from error
         if "cell_sentence" not in table.column_names:
-            raise InputError(f"{path}: has no column 'cell_sentence'; it has: {', '.join(table.column_names)}")
+            raise InputError(
+                f"{path}: has no column 'cell_sentence'; it has: {', '.join(table.column_names)}"
+            )
         texts = table["cell_sentence"].to_pylist()
-        ids = table["cell_id"].to_pylist() if "cell_id" in table.column_names else [str(i) for i in range(len(texts))]
+        ids = (
+            table["cell_id"].to_pylist()
+            if "cell_id" in table.column_names
+            else [str(i) for i in range(len(texts))]
+        )
         return ids, texts
     try:
         texts = path.read_text("utf-8").splitlines()

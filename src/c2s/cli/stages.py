@@ -28,7 +28,12 @@ class Stages:
             print(f"{name} …", file=sys.stderr, flush=True)
         return self._open.enter_context(progress_bar(name, total, "steps"))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._open.close()
 
 
@@ -42,7 +47,9 @@ def demo_table(metrics: dict[str, Any], out: Path) -> None:
     independent = generation["baselines"]["independent"]
     console = Console()
 
-    table = Table(title=f"Annotation of {annotation['n_test']} held-out cells", title_justify="left")
+    table = Table(
+        title=f"Annotation of {annotation['n_test']} held-out cells", title_justify="left"
+    )
     for column in ("", "accuracy", "macro F1"):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("c2s model", _percent(annotation["accuracy"]), _number(annotation["macro_f1"]))
@@ -50,13 +57,25 @@ def demo_table(metrics: dict[str, Any], out: Path) -> None:
     table.add_row("nearest neighbours", *_pair(baselines["knn"]))
     console.print(table)
 
-    table = Table(title=f"{generation['n_cells']} generated cells against held-out cells", title_justify="left")
+    table = Table(
+        title=f"{generation['n_cells']} generated cells against held-out cells",
+        title_justify="left",
+    )
     for column in ("", "c2s model", "independent", "ceiling"):
         table.add_column(column, justify="left" if not column else "right")
     for name, label in (
-        ("scfid", "scFID ↓"), ("energy_distance", "energy distance ↓"), ("mmd2", "MMD² ↓"), ("c2st", "two-sample test → 0.5"),
+        ("scfid", "scFID ↓"),
+        ("energy_distance", "energy distance ↓"),
+        ("mmd2", "MMD² ↓"),
+        ("c2st", "two-sample test → 0.5"),
     ):  # fmt: skip
-        table.add_row(label, *(_number(v) for v in (generation[name], independent[name], generation[f"{name}_ceiling"])))
+        table.add_row(
+            label,
+            *(
+                _number(v)
+                for v in (generation[name], independent[name], generation[f"{name}_ceiling"])
+            ),
+        )
     table.add_row(
         "nearest training cell (real: " + _number(generation["nearest_training_distance_real"]) + ")",
         _number(generation["nearest_training_distance"]), _number(independent["nearest_training_distance"]), "",

@@ -42,5 +42,7 @@ def text_keys(words: Sequence[str] | np.ndarray | pd.Index) -> np.ndarray:
 
 def cell_keys(cell_ids: Sequence[str] | np.ndarray | pd.Index, seed: int) -> np.ndarray:
     """Return one unsigned 64-bit key per cell, from its id and the seed."""
-    salt = np.uint64(int.from_bytes(hashlib.blake2b(str(int(seed)).encode(), digest_size=8).digest(), "little"))
+    salt = np.uint64(
+        int.from_bytes(hashlib.blake2b(str(int(seed)).encode(), digest_size=8).digest(), "little")
+    )
     return mix64(text_keys(cell_ids) ^ salt)

@@ -83,9 +83,13 @@ class TokenTrie:
             if node == 0:
                 raise InputError(f"item {item} of the trie has no tokens")
             if item_at[node] >= 0:
-                raise InputError(f"items {item_at[node]} and {item} of the trie have the same tokens")
+                raise InputError(
+                    f"items {item_at[node]} and {item} of the trie have the same tokens"
+                )
             item_at[node] = item
-        self.child_start = np.concatenate([[0], np.cumsum([len(c) for c in children])]).astype(np.int64)
+        self.child_start = np.concatenate([[0], np.cumsum([len(c) for c in children])]).astype(
+            np.int64
+        )
         rows = [sorted(c.items()) for c in children]
         self.child_token = np.array([t for row in rows for t, _ in row], dtype=np.int64)
         self.child_node = np.array([v for row in rows for _, v in row], dtype=np.int64)
@@ -192,7 +196,9 @@ class GeneSentenceState:
                 return
             child = trie.child(0, token)
         self._node = child
-        if trie.child_start[child] == trie.child_start[child + 1] or not len(self._open_tokens(child)):
+        if trie.child_start[child] == trie.child_start[child + 1] or not len(
+            self._open_tokens(child)
+        ):
             self._end_gene()
             self.done = len(self.genes) == self.constraint.n_genes
 

@@ -27,14 +27,19 @@ from c2s.tasks.single_cell import get_task
 class TaskMix(Config):
     """How often a task is drawn, and how its cells are varied."""
 
-    weight: float = Field(default=1.0, gt=0, description="Share of the examples, relative to other tasks.")
+    weight: float = Field(
+        default=1.0, gt=0, description="Share of the examples, relative to other tasks."
+    )
     thin: float = Field(
         default=1.0, gt=0, le=1,
         description="Smallest share of a cell's molecules that is kept before ranking (binomial thinning); the "
         "share is uniform between this and 1 (not specified by the paper).",
     )  # fmt: skip
     unthinned: float = Field(
-        default=0.25, ge=0, le=1, description="Share of the examples that are left whole where `thin` is below 1."
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Share of the examples that are left whole where `thin` is below 1.",
     )
 
 
@@ -98,9 +103,13 @@ class OnlineExamples:
         for task in map(get_task, self.task_ids):
             missing = {*task.conditions, task.target} - {*table.fields, "cell_sentence"}
             if missing:
-                raise UsageError(f"task {task.id!r} needs {sorted(missing)[0]!r} for each cell, which was not given")
+                raise UsageError(
+                    f"task {task.id!r} needs {sorted(missing)[0]!r} for each cell, which was not given"
+                )
         weights = np.array([m.weight for m in self.mixes])
-        schedule = generator(seed, "schedule").choice(len(weights), size=n_examples, p=weights / weights.sum())
+        schedule = generator(seed, "schedule").choice(
+            len(weights), size=n_examples, p=weights / weights.sum()
+        )
         self._task_of = schedule.astype(np.int16)
         self._row_of = np.empty(n_examples, np.int64)
         n_cells = len(table.cell_ids)
@@ -119,10 +128,17 @@ class OnlineExamples:
         positions = np.asarray(positions, dtype=np.int64)
         rows = self._row_of[positions]
         rngs = [generator(self.seed, "example", int(p)) for p in positions]
-        keep = np.array([self._share_kept(int(p), rng) for p, rng in zip(positions, rngs, strict=True)])
+        keep = np.array(
+            [self._share_kept(int(p), rng) for p, rng in zip(positions, rngs, strict=True)]
+        )
         ids = [f"{self.table.cell_ids[r]}#{p}" for r, p in zip(rows, positions, strict=True)]
         cells = rank_matrix(
-            self.table.counts[rows], self.table.vocabulary, ids, top_k=self.top_k, seed=self.seed, keep=keep
+            self.table.counts[rows],
+            self.table.vocabulary,
+            ids,
+            top_k=self.top_k,
+            seed=self.seed,
+            keep=keep,
         )
         examples = []
         for i, (position, row, rng) in enumerate(zip(positions, rows, rngs, strict=True)):

@@ -44,7 +44,9 @@ def split_cells(
         The fractions do not sum to 1, or one is negative.
     """
     if abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
-        raise UsageError(f"the shares of train, val and test are {fractions}; they must be ≥ 0 and sum to 1")
+        raise UsageError(
+            f"the shares of train, val and test are {fractions}; they must be ≥ 0 and sum to 1"
+        )
     # As text, because labels may be numbers or missing.
     labels = np.array([str(label) for label in labels], dtype=object)
     parts = np.full(len(labels), "train", dtype=object)

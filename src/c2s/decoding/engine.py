@@ -58,12 +58,19 @@ class Engine(Protocol):
     """What decoding offers to the verbs."""
 
     def generate(
-        self, prompts: Sequence[np.ndarray], constraint: Constraint, sampling: Sampling, progress: Progress | None = None
+        self,
+        prompts: Sequence[np.ndarray],
+        constraint: Constraint,
+        sampling: Sampling,
+        progress: Progress | None = None,
     ) -> list[TokenState]:
         """Return the finished state of each prompt's answer."""
 
     def score(
-        self, prompts: Sequence[np.ndarray], answers: Sequence[Sequence[int]], progress: Progress | None = None
+        self,
+        prompts: Sequence[np.ndarray],
+        answers: Sequence[Sequence[int]],
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Return log p(answer | prompt). float64, shape (n_prompts, n_answers)."""
 
@@ -115,13 +122,19 @@ class TransformersEngine:
         self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
         for rows in self._batches(prompts, extra=constraint.max_tokens):
             with torch.inference_mode():
-                self._generate_batch([prompts[i] for i in rows], [states[i] for i in rows], keys[rows], sampling)
+                self._generate_batch(
+                    [prompts[i] for i in rows], [states[i] for i in rows], keys[rows], sampling
+                )
             if progress:
                 progress(len(rows))
         return states
 
     def _generate_batch(
-        self, prompts: list[np.ndarray], states: list[TokenState], keys: np.ndarray, sampling: Sampling
+        self,
+        prompts: list[np.ndarray],
+        states: list[TokenState],
+        keys: np.ndarray,
+        sampling: Sampling,
     ) -> None:
         import torch
 
@@ -176,13 +189,19 @@ class TransformersEngine:
                 progress(len(rows))
         return scores
 
-    def _score_batch(self, prompts: list[np.ndarray], answers: Sequence[Sequence[int]]) -> np.ndarray:
+    def _score_batch(
+        self, prompts: list[np.ndarray], answers: Sequence[Sequence[int]]
+    ) -> np.ndarray:
         import torch
 
         ids, mask = self._left_padded(prompts)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         out = self.network(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
         )
         n, m = len(prompts), len(answers)
         longest = max(map(len, answers))
@@ -224,7 +243,10 @@ class TransformersEngine:
             with torch.inference_mode():
                 ids, mask = self._left_padded([prompts[i] for i in rows])
                 hidden = self.network.base_model(
-                    input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                    use_cache=False,
                 ).last_hidden_state.float()  # (batch, length, hidden)
                 weight = mask[..., None].float()
                 embedded[rows] = ((hidden * weight).sum(1) / weight.sum(1)).cpu().numpy()
@@ -245,7 +267,7 @@ class TransformersEngine:
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
     def _batches(self, prompts: Sequence[np.ndarray], extra: int = 0) -> Iterator[np.ndarray]:
-        """Yield rows of prompts of similar length, the longest first, so that a batch that does not fit fails at once."""
+        """Yield rows of prompts of similar length, the longest first: what does not fit fails at once."""
         lengths = np.array([len(p) for p in prompts], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
         budget = 64_000 if self.network.device.type == "cuda" else 16_000

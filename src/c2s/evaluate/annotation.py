@@ -19,7 +19,9 @@ from c2s.metrics import (
 )
 
 
-def evaluate_annotation(truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, seed: int = 0) -> dict[str, Any]:
+def evaluate_annotation(
+    truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, seed: int = 0
+) -> dict[str, Any]:
     """Measure an annotation.
 
     Parameters
@@ -39,7 +41,9 @@ def evaluate_annotation(truth: np.ndarray, predicted: np.ndarray, confidence: np
     low, high = bootstrap_interval(accuracy, truth, predicted, seed=seed)
     types = per_class(truth, predicted)
     types = types[types["support"] > 0].sort_values("support", ascending=False)
-    rows = types.rename(columns={"support": "n"})[["n", "precision", "recall", "f1"]].to_dict("records")
+    rows = types.rename(columns={"support": "n"})[["n", "precision", "recall", "f1"]].to_dict(
+        "records"
+    )
     bins = reliability(truth, predicted, confidence)
     return {
         "accuracy": accuracy(truth, predicted),
@@ -47,7 +51,10 @@ def evaluate_annotation(truth: np.ndarray, predicted: np.ndarray, confidence: np
         "macro_f1": macro_f1(truth, predicted),
         "ece": expected_calibration_error(truth, predicted, confidence),
         "n_test": len(truth),
-        "per_type": [{"cell_type": name, **row} for name, row in zip(types.index.astype(str), rows, strict=True)],
+        "per_type": [
+            {"cell_type": name, **row}
+            for name, row in zip(types.index.astype(str), rows, strict=True)
+        ],
         "reliability": [[float(v) for v in row] for row in bins.to_numpy()],
     }
 
@@ -74,7 +81,13 @@ def annotation_baselines(
     """
     values = log10_normalized(counts)
     results = {}
-    for name, baseline in (("logistic_regression", LogisticRegressionBaseline()), ("knn", KNNBaseline(seed=seed))):
+    for name, baseline in (
+        ("logistic_regression", LogisticRegressionBaseline()),
+        ("knn", KNNBaseline(seed=seed)),
+    ):
         predicted = baseline.fit(values[train], labels[train]).predict(values[test])
-        results[name] = {"accuracy": accuracy(labels[test], predicted), "macro_f1": macro_f1(labels[test], predicted)}
+        results[name] = {
+            "accuracy": accuracy(labels[test], predicted),
+            "macro_f1": macro_f1(labels[test], predicted),
+        }
     return results

@@ -57,7 +57,13 @@ class Space:
     encoder: PCAEncoder
 
     @classmethod
-    def fit(cls, training: RankedCells, inverse: RankExpressionModel, n_components: int = 20, seed: int = 0) -> Space:
+    def fit(
+        cls,
+        training: RankedCells,
+        inverse: RankExpressionModel,
+        n_components: int = 20,
+        seed: int = 0,
+    ) -> Space:
         """Fit the components on training cells; more than about 20 overfit a thousand cells."""
         encoder = PCAEncoder(n_components=n_components, seed=seed).fit(inverse.expression(training))
         return cls(inverse, encoder)
@@ -109,7 +115,9 @@ def independent_cells(
     """
     # Normalised over the genes of the vocabulary: ranks do not see the scale of a cell, margins do.
     drawn = IndependentResampling().fit(log10_normalized(counts), labels).sample(wanted, seed)
-    return rank_matrix(drawn, vocabulary, [f"independent-{i}" for i in range(len(wanted))], top_k=top_k, seed=seed)
+    return rank_matrix(
+        drawn, vocabulary, [f"independent-{i}" for i in range(len(wanted))], top_k=top_k, seed=seed
+    )
 
 
 def evaluate_generation(
@@ -152,7 +160,9 @@ def evaluate_generation(
         The numbers of cells differ.
     """
     if not len(real) == len(generated) == len(baseline) == len(real_labels):
-        raise UsageError("generated and baseline cells must be as many as the held-out cells, of the same types")
+        raise UsageError(
+            "generated and baseline cells must be as many as the held-out cells, of the same types"
+        )
     drawn = _same_types(training_labels, real_labels, generator(seed, "ceiling"))
     places = {
         "model": space.embed(generated),
@@ -163,9 +173,13 @@ def evaluate_generation(
     # Where a type has too few training cells for the ceiling, both sides of it leave the type out.
     ceiling_truth = truth[_with_partner(training_labels, real_labels)]
     table = {
-        who: whole_metrics(ceiling_truth if who == "ceiling" else truth, place, seed) for who, place in places.items()
+        who: whole_metrics(ceiling_truth if who == "ceiling" else truth, place, seed)
+        for who, place in places.items()
     }
-    nearest = {"generated": nearest_distance(places["model"], seen), "real": nearest_distance(truth, seen)}
+    nearest = {
+        "generated": nearest_distance(places["model"], seen),
+        "real": nearest_distance(truth, seen),
+    }
     summary = memorisation_summary(nearest["generated"], nearest["real"])
     metrics = {
         "n_cells": len(generated),
@@ -178,7 +192,11 @@ def evaluate_generation(
         **{f"{name}_ceiling": value for name, value in table["ceiling"].items()},
         "nearest_training_distance": summary.generated_median,
         "nearest_training_distance_real": summary.real_median,
-        "memorisation": {"median_ratio": summary.median_ratio, "share_below_1st": summary.share_below_1st, "share_below_5th": summary.share_below_5th},
+        "memorisation": {
+            "median_ratio": summary.median_ratio,
+            "share_below_1st": summary.share_below_1st,
+            "share_below_5th": summary.share_below_5th,
+        },
         "baselines": {
             "independent": {
                 **table["independent"],
@@ -203,7 +221,9 @@ def whole_metrics(real: np.ndarray, generated: np.ndarray, seed: int) -> dict[st
     }
 
 
-def type_recovered(seen: np.ndarray, seen_labels: np.ndarray, places: np.ndarray, labels: np.ndarray) -> float:
+def type_recovered(
+    seen: np.ndarray, seen_labels: np.ndarray, places: np.ndarray, labels: np.ndarray
+) -> float:
     """Return the share of cells whose ten nearest training cells vote for the type that they should be.
 
     Parameters
@@ -234,16 +254,28 @@ def per_type(
     for cell_type in sorted(set(labels), key=lambda t: (-int((labels == t).sum()), t)):
         of_type = labels == cell_type
         n = int(of_type.sum())
-        row: dict[str, Any] = {"cell_type": str(cell_type), "n_real": n, "metric": None, "model": None, "independent": None, "ceiling": None, "winner": None}
+        row: dict[str, Any] = {
+            "cell_type": str(cell_type),
+            "n_real": n,
+            "metric": None,
+            "model": None,
+            "independent": None,
+            "ceiling": None,
+            "winner": None,
+        }
         if n >= FEWEST_CELLS:
             name = "scfid" if n >= SCFID_CELLS_PER_DIMENSION * truth.shape[1] else "energy_distance"
             metric = METRICS[name]
             for who in ("model", "independent"):
                 row[who] = float(metric.function(truth[of_type], places[who][of_type]))
             other = places["ceiling"][ceiling_labels == cell_type]
-            row["ceiling"] = float(metric.function(truth[of_type], other)) if len(other) == n else None
+            row["ceiling"] = (
+                float(metric.function(truth[of_type], other)) if len(other) == n else None
+            )
             row["metric"] = name
-            row["winner"] = "model" if metric.better(row["model"], row["independent"]) else "independent"
+            row["winner"] = (
+                "model" if metric.better(row["model"], row["independent"]) else "independent"
+            )
         rows.append(row)
     return rows  # fmt: skip
 
@@ -259,5 +291,7 @@ def _same_types(pool: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) 
 
 
 def _with_partner(pool: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    enough = {label: int((pool == label).sum()) >= int((wanted == label).sum()) for label in set(wanted)}
+    enough = {
+        label: int((pool == label).sum()) >= int((wanted == label).sum()) for label in set(wanted)
+    }
     return np.array([enough[label] for label in wanted])

@@ -33,29 +33,41 @@ class ModelCard(Config):
     """What `c2s.json` says: everything needed to ask the model in the way it was trained."""
 
     format: Literal[1] = Field(default=1, description="Version of this file's form.")
-    vocabulary: list[str] = Field(description="Gene words the model knows, in the order of its gene columns.")
+    vocabulary: list[str] = Field(
+        description="Gene words the model knows, in the order of its gene columns."
+    )
     mode: TokenMode = Field(description="How genes become tokens: 'text' or 'genes'.")
     top_k: int = Field(ge=1, description="Genes of a cell that the model was trained on.")
     preprocessing: dict[str, Any] = Field(
         default_factory=dict, description="Normalisation that the inverse model belongs to."
     )
     prompts: str = Field(default="c2s", description="Prompt pack that the model was trained with.")
-    tasks: list[str] = Field(default_factory=list, description="Ids of the tasks that it was trained on.")
+    tasks: list[str] = Field(
+        default_factory=list, description="Ids of the tasks that it was trained on."
+    )
     conditions: dict[str, list[str]] = Field(
-        default_factory=dict, description="Values of each condition or label that it has seen, e.g. of cell_type."
+        default_factory=dict,
+        description="Values of each condition or label that it has seen, e.g. of cell_type.",
     )
     inverse: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Line from rank to expression, by data set."
     )
     generation: dict[str, float] = Field(
-        default_factory=dict, description="Sampling defaults, chosen on validation cells: temperature, top_p."
+        default_factory=dict,
+        description="Sampling defaults, chosen on validation cells: temperature, top_p.",
     )
-    training: dict[str, Any] = Field(default_factory=dict, description="Where the weights come from.")
-    versions: dict[str, str] = Field(default_factory=dict, description="Library versions that wrote the model.")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="Where the weights come from."
+    )
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="Library versions that wrote the model."
+    )
 
     @field_validator("inverse")
     @classmethod
-    def _inverse_can_be_restored(cls, inverse: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _inverse_can_be_restored(
+        cls, inverse: dict[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
         for dataset, values in inverse.items():
             try:
                 RankExpressionModel.from_dict(values)
@@ -63,7 +75,9 @@ class ModelCard(Config):
                 raise ValueError(f"{dataset!r} is no line from rank to expression") from error
         return inverse
 
-    def restored_inverse(self, vocabulary: GeneVocabulary, dataset: str | None = None) -> RankExpressionModel:
+    def restored_inverse(
+        self, vocabulary: GeneVocabulary, dataset: str | None = None
+    ) -> RankExpressionModel:
         """Return the line of a data set, by default the first.
 
         Raises
@@ -72,10 +86,16 @@ class ModelCard(Config):
             The card has none.
         """
         if not self.inverse:
-            raise InputError("the model directory has no line from rank to expression ('inverse' in c2s.json)")
+            raise InputError(
+                "the model directory has no line from rank to expression ('inverse' in c2s.json)"
+            )
         if dataset is not None and dataset not in self.inverse:
-            raise UsageError(f"the model has no inverse for {dataset!r}; it has: {listing(list(self.inverse))}")
-        return RankExpressionModel.from_dict(self.inverse[dataset or next(iter(self.inverse))], vocabulary)
+            raise UsageError(
+                f"the model has no inverse for {dataset!r}; it has: {listing(list(self.inverse))}"
+            )
+        return RankExpressionModel.from_dict(
+            self.inverse[dataset or next(iter(self.inverse))], vocabulary
+        )
 
 
 class Model:
@@ -176,7 +196,9 @@ class Model:
 def _refuse_to_replace(path: Path) -> None:
     """Refuse a place whose content saving a model would delete."""
     if path.is_dir() and not (path / C2S_JSON).is_file() and any(path.iterdir()):
-        raise UsageError(f"{path}: holds other files, which saving a model there would delete; give another folder")
+        raise UsageError(
+            f"{path}: holds other files, which saving a model there would delete; give another folder"
+        )
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file, and a model is saved as a folder; give another place")
 
@@ -221,7 +243,9 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-def load_model(path_or_id: str | os.PathLike[str], *, dtype: str | None = None, device: str | None = None) -> Model:
+def load_model(
+    path_or_id: str | os.PathLike[str], *, dtype: str | None = None, device: str | None = None
+) -> Model:
     """Load a model directory.
 
     Parameters
@@ -254,14 +278,20 @@ def load_model(path_or_id: str | os.PathLike[str], *, dtype: str | None = None, 
     network = load_network(folder, dtype=dtype)
     rows = network.get_input_embeddings().weight.shape[0]
     if len(tokenizer.backend) > rows:
-        raise InputError(f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}")
+        raise InputError(
+            f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}"
+        )
     network.to(device or default_device())
     network.eval()
     return Model(network, tokenizer, card, source)
 
 
 def attach(
-    path_or_id: str | os.PathLike[str], vocabulary: GeneVocabulary, *, top_k: int = 200, prompts: str = "c2s"
+    path_or_id: str | os.PathLike[str],
+    vocabulary: GeneVocabulary,
+    *,
+    top_k: int = 200,
+    prompts: str = "c2s",
 ) -> Model:
     """Take any Hugging Face causal language model as it is and give it a gene vocabulary ("text" mode).
 
@@ -289,7 +319,9 @@ def new_model(preset: str, tokenizer: CellTokenizer, card: ModelCard, seed: int)
     return Model(network, tokenizer, card, f"preset {preset}")
 
 
-def load_network(path_or_id: str | os.PathLike[str], *, dtype: str | None = None) -> PreTrainedModel:
+def load_network(
+    path_or_id: str | os.PathLike[str], *, dtype: str | None = None
+) -> PreTrainedModel:
     """Load the weights of a causal language model; safetensors only, no code from the folder.
 
     Raises
@@ -371,12 +403,20 @@ def find_model(named: str | os.PathLike[str] | None = None) -> str:
 def _read_card(folder: Path) -> ModelCard:
     path = folder / C2S_JSON
     if not path.is_file():
-        what = "a Hugging Face model without a gene vocabulary" if (folder / "config.json").is_file() else "no model"
-        raise InputError(f"{folder}: {what}: {C2S_JSON} is missing; use a folder written by Model.save")
+        what = (
+            "a Hugging Face model without a gene vocabulary"
+            if (folder / "config.json").is_file()
+            else "no model"
+        )
+        raise InputError(
+            f"{folder}: {what}: {C2S_JSON} is missing; use a folder written by Model.save"
+        )
     try:
         content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict) or not content.get("vocabulary"):
-            raise InputError(f"{path}: the gene vocabulary is missing, so genes cannot be told from words")
+            raise InputError(
+                f"{path}: the gene vocabulary is missing, so genes cannot be told from words"
+            )
         return ModelCard.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error, ModelCard)}") from error
@@ -391,4 +431,6 @@ def _from_hub(model_id: str) -> Path:
     try:
         return Path(snapshot_download(model_id, ignore_patterns=["*.bin", "*.pt", "*.pkl", "*.h5"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(f"{model_id}: no folder of that name here, and the hub does not give it") from error
+        raise InputError(
+            f"{model_id}: no folder of that name here, and the hub does not give it"
+        ) from error

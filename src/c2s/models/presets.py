@@ -43,14 +43,20 @@ def _pythia(layers: int, hidden: int, heads: int) -> Callable[[int], PretrainedC
             num_attention_heads=heads,
             intermediate_size=4 * hidden,
             max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.25,
+            },
             tie_word_embeddings=False,
         )
 
     return config
 
 
-def _gemma2(layers: int, hidden: int, mlp: int, heads: int, kv: int, head_dim: int, query: int) -> Callable[[int], PretrainedConfig]:
+def _gemma2(
+    layers: int, hidden: int, mlp: int, heads: int, kv: int, head_dim: int, query: int
+) -> Callable[[int], PretrainedConfig]:
     def config(vocab_size: int) -> PretrainedConfig:
         from transformers import Gemma2Config
 
@@ -82,7 +88,11 @@ def _mini(vocab_size: int) -> PretrainedConfig:
         num_attention_heads=4,
         intermediate_size=512,
         max_position_embeddings=1024,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+        },
         tie_word_embeddings=True,
     )
 
@@ -94,9 +104,24 @@ PRESETS: dict[str, Preset] = {
         Preset("mini", "GPT-NeoX, 2 layers, hidden 128: minutes on a laptop", _mini, 1024),
         Preset("pythia-410m", "GPT-NeoX, 24 layers, hidden 1024", _pythia(24, 1024, 16), 2048),
         Preset("pythia-1b", "GPT-NeoX, 16 layers, hidden 2048", _pythia(16, 2048, 8), 2048),
-        Preset("gemma-2-2b", "Gemma-2, 26 layers, hidden 2304", _gemma2(26, 2304, 9216, 8, 4, 256, 256), 8192),
-        Preset("gemma-2-9b", "Gemma-2, 42 layers, hidden 3584", _gemma2(42, 3584, 14336, 16, 8, 256, 256), 8192),
-        Preset("gemma-2-27b", "Gemma-2, 46 layers, hidden 4608", _gemma2(46, 4608, 36864, 32, 16, 128, 144), 8192),
+        Preset(
+            "gemma-2-2b",
+            "Gemma-2, 26 layers, hidden 2304",
+            _gemma2(26, 2304, 9216, 8, 4, 256, 256),
+            8192,
+        ),
+        Preset(
+            "gemma-2-9b",
+            "Gemma-2, 42 layers, hidden 3584",
+            _gemma2(42, 3584, 14336, 16, 8, 256, 256),
+            8192,
+        ),
+        Preset(
+            "gemma-2-27b",
+            "Gemma-2, 46 layers, hidden 4608",
+            _gemma2(46, 4608, 36864, 32, 16, 128, 144),
+            8192,
+        ),
     )
 }
 

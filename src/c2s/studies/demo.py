@@ -109,7 +109,9 @@ def run_demo(
         clock.lap("measure")
         model.save(folder / "model")
         adata.write_h5ad(folder / "annotated.h5ad", compression="gzip")
-        made = cells_to_adata(model, generated, wanted, "Homo sapiens", default_sampling(model, seed=recipe.seed))
+        made = cells_to_adata(
+            model, generated, wanted, "Homo sapiens", default_sampling(model, seed=recipe.seed)
+        )
         made.obs["matched"] = np.arange(len(wanted)) < len(cells.rows("test"))
         made.write_h5ad(folder / "generated.h5ad", compression="gzip")
         clock.lap("write")
@@ -121,7 +123,9 @@ def run_demo(
         write_report(folder / "report.html", results)
         demo_overview(results).savefig(folder / "overview.png", dpi=110)
         (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", "utf-8")
+        (folder / "metrics.json").write_text(
+            json.dumps(metrics, indent=1, allow_nan=False) + "\n", "utf-8"
+        )
     if keep_model:
         leave_for_commands(out / "model")
     return metrics
@@ -131,7 +135,9 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "metrics.json").is_file():
-        raise UsageError(f"{out}: holds something that is not an earlier demo; give another folder with --out")
+        raise UsageError(
+            f"{out}: holds something that is not an earlier demo; give another folder with --out"
+        )
 
 
 class _Clock:
@@ -145,13 +151,19 @@ class _Clock:
         self.seconds[name], self.last = now - self.last, now
 
 
-def _generate(model: Model, cells: PreparedCells, recipe: TrainRecipe) -> tuple[RankedCells, np.ndarray]:
+def _generate(
+    model: Model, cells: PreparedCells, recipe: TrainRecipe
+) -> tuple[RankedCells, np.ndarray]:
     """Generate a cell for each held-out cell, of its type, and a few of each type that has none held out."""
     matched = cells.labels[cells.rows("test")]
     others = sorted(set(model.known("cell_type")) - set(matched))
     wanted = np.concatenate([matched, np.repeat(np.array(others, dtype=object), UNMATCHED)])
     generated = generate_cells(
-        model, wanted, "Homo sapiens", top_k=recipe.top_k, sampling=default_sampling(model, seed=recipe.seed)
+        model,
+        wanted,
+        "Homo sapiens",
+        top_k=recipe.top_k,
+        sampling=default_sampling(model, seed=recipe.seed),
     )
     return generated, wanted
 
@@ -179,13 +191,17 @@ def measure(
     confidence = adata.obs["c2s_confidence"].to_numpy()[test]
     annotation = evaluate_annotation(truth, predicted, confidence, seed)
     reliability = annotation.pop("reliability")
-    annotation["baselines"] = annotation_baselines(cells.all_counts, cells.labels, train, test, seed)
+    annotation["baselines"] = annotation_baselines(
+        cells.all_counts, cells.labels, train, test, seed
+    )
     labels, matrix = confusion_matrix(truth, predicted)
 
     space = Space.fit(cells.ranked(train, recipe.top_k, seed), cells.inverse, seed=seed)
     real = cells.ranked(test, recipe.top_k, seed)
     matched = generated.take(np.arange(len(test)))
-    baseline = independent_cells(cells.counts[train], cells.vocabulary, cells.labels[train], truth, recipe.top_k, seed)
+    baseline = independent_cells(
+        cells.counts[train], cells.vocabulary, cells.labels[train], truth, recipe.top_k, seed
+    )
     found = evaluate_generation(
         space=space, training=cells.ranked(train, recipe.top_k, seed), training_labels=cells.labels[train],
         real=real, real_labels=truth, generated=matched, baseline=baseline, top_k=recipe.top_k, seed=seed,
@@ -242,7 +258,9 @@ def _map(found: GenerationResult, truth: np.ndarray, seed: int) -> dict[str, Any
     both = np.concatenate([found.real, found.generated])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap-learn says that a seed makes it use one thread
-        places = umap.UMAP(n_neighbors=15, min_dist=0.3, random_state=seed, n_jobs=1).fit_transform(both)
+        places = umap.UMAP(n_neighbors=15, min_dist=0.3, random_state=seed, n_jobs=1).fit_transform(
+            both
+        )
     return {
         "umap": np.asarray(places, dtype=float),
         "umap_type": np.concatenate([truth, truth]).astype(str),
@@ -267,7 +285,9 @@ def _examples(generated: RankedCells, real: RankedCells, truth: np.ndarray) -> l
     for cell_type in sorted(set(truth)):
         rows = np.flatnonzero(truth == cell_type)
         first = real.take(rows).head(12)
-        common = np.argsort(-np.bincount(first.genes, minlength=len(real.vocabulary)), kind="stable")[:12]
+        common = np.argsort(
+            -np.bincount(first.genes, minlength=len(real.vocabulary)), kind="stable"
+        )[:12]
         examples.append(
             {
                 "cell_type": str(cell_type),
@@ -279,7 +299,10 @@ def _examples(generated: RankedCells, real: RankedCells, truth: np.ndarray) -> l
 
 
 def _notes() -> dict[str, dict[str, Any]]:
-    return {name: {"description": m.description, "best": m.best, "ideal": m.ideal} for name, m in METRICS.items()}
+    return {
+        name: {"description": m.description, "best": m.best, "ideal": m.ideal}
+        for name, m in METRICS.items()
+    }
 
 
 def _json_able(value: Any) -> Any:

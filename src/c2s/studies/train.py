@@ -42,7 +42,11 @@ OnStage = Callable[[str, int], Callable[[int], None]]
 def no_progress(name: str, total: int) -> Callable[[int], None]:
     """Show nothing."""
     del name, total
-    return lambda steps: None
+
+    def ignore(steps: int) -> None:
+        del steps
+
+    return ignore
 
 
 class Columns(Config):
@@ -50,34 +54,50 @@ class Columns(Config):
 
     cell_type: str = Field("cell_type", description="Column with the label.")
     organism: str | None = Field(
-        None, description="Column with the organism, as 'Homo sapiens'; by default `organism`, else Homo sapiens."
+        None,
+        description="Column with the organism, as 'Homo sapiens'; by default `organism`, else Homo sapiens.",
     )
 
 
 class TrainRecipe(Config):
     """A training run on labelled cells, from random weights."""
 
-    data: str = Field(description="Path of a data set with raw counts and labels, or 'pancreas', the packaged one.")
+    data: str = Field(
+        description="Path of a data set with raw counts and labels, or 'pancreas', the packaged one."
+    )
     preset: str = Field("mini", description="Shape of the model; see `c2s.models.presets`.")
     top_k: int = Field(100, ge=1, description="Genes of a cell sentence.")
     min_cells: int = Field(
-        3, ge=1, description="A gene is in the vocabulary if it is among the top K of so many training cells."
+        3,
+        ge=1,
+        description="A gene is in the vocabulary if it is among the top K of so many training cells.",
     )
-    split: tuple[float, float, float] = Field((0.7, 0.1, 0.2), description="Shares of train, val and test.")
+    split: tuple[float, float, float] = Field(
+        (0.7, 0.1, 0.2), description="Shares of train, val and test."
+    )
     columns: Columns = Field(default_factory=Columns, description="Columns of obs to read.")
     tasks: dict[Literal["cell_type", "cond_cell"], TaskMix] = Field(
         description="Tasks to train on, with their weights and how cells are varied."
     )
     prompts: str = Field("c2s", description="Prompt pack.")
-    text_tokens: int = Field(640, ge=300, description="Size of the text tokenizer trained on the prompts.")
+    text_tokens: int = Field(
+        640, ge=300, description="Size of the text tokenizer trained on the prompts."
+    )
     optimisation: Optimisation = Field(description="How long and how fast.")
     temperatures: list[float] = Field(
-        [1.0], min_length=1, description="Sampling temperatures to try on validation cells; the best is kept."
+        [1.0],
+        min_length=1,
+        description="Sampling temperatures to try on validation cells; the best is kept.",
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="Sampling keeps the most probable tokens that together reach this."
+        1.0,
+        gt=0,
+        le=1,
+        description="Sampling keeps the most probable tokens that together reach this.",
     )
-    views: int = Field(1, ge=1, description="Wordings and draws of ties that the demo averages in annotation.")
+    views: int = Field(
+        1, ge=1, description="Wordings and draws of ties that the demo averages in annotation."
+    )
     seed: int = Field(0, ge=0, description="Draws the split, weights, examples and ties.")
 
 
@@ -103,8 +123,17 @@ def plan(recipe: TrainRecipe) -> dict[str, Any]:
     model = build_model(cells, recipe, _dataset_name(recipe))
     mixes: dict[str, TaskMix] = {str(task): mix for task, mix in recipe.tasks.items()}
     examples = recipe.optimisation.steps * recipe.optimisation.batch_size
-    stream = OnlineExamples(cells.table(cells.rows("train")), mixes, model.prompts, recipe.top_k, max(examples, 64), recipe.seed)
-    batch = Collator(model.tokenizer, stream.task_ids, model.network.config.max_position_embeddings)(stream.draw(range(64)))
+    stream = OnlineExamples(
+        cells.table(cells.rows("train")),
+        mixes,
+        model.prompts,
+        recipe.top_k,
+        max(examples, 64),
+        recipe.seed,
+    )
+    batch = Collator(
+        model.tokenizer, stream.task_ids, model.network.config.max_position_embeddings
+    )(stream.draw(range(64)))
     return {
         "cells": {part: len(cells.rows(part)) for part in ("train", "val", "test")},
         "cell types": len(model.known("cell_type")),
@@ -118,7 +147,11 @@ def plan(recipe: TrainRecipe) -> dict[str, Any]:
 
 
 def run_training(
-    recipe: TrainRecipe, out: str | os.PathLike[str], *, device: str | None = None, on_stage: OnStage = no_progress
+    recipe: TrainRecipe,
+    out: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    on_stage: OnStage = no_progress,
 ) -> dict[str, Any]:
     """Run a recipe and leave a directory: `model/`, `recipe.json`, `losses.jsonl`, `split.csv`, `manifest.json`.
 
@@ -130,14 +163,23 @@ def run_training(
         `out` exists and is not an earlier run.
     """
     out = Path(out)
-    if out.exists() and not (out / "manifest.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out}: holds something that is not an earlier run; give another folder with --out")
+    if (
+        out.exists()
+        and not (out / "manifest.json").is_file()
+        and not (out.is_dir() and not any(out.iterdir()))
+    ):
+        raise UsageError(
+            f"{out}: holds something that is not an earlier run; give another folder with --out"
+        )
     name = _dataset_name(recipe)
     trained = train_model(load_data(recipe), recipe, name, device=device, on_stage=on_stage)
     losses = trained.log.losses
     final = {x["task"]: round(x["loss"], 4) for x in losses if x["split"] == "val"}
     manifest = {
-        "data": {"name": name, "sha256": sha256(recipe.data) if Path(recipe.data).is_file() else None},
+        "data": {
+            "name": name,
+            "sha256": sha256(recipe.data) if Path(recipe.data).is_file() else None,
+        },
         "cells": trained.model.card.training["cells"],
         "validation_loss": final,
         "seed": recipe.seed,
@@ -149,7 +191,9 @@ def run_training(
         (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
         (folder / "losses.jsonl").write_text("".join(json.dumps(x) + "\n" for x in losses), "utf-8")
         rows = zip(trained.cells.cell_ids, trained.cells.split, strict=True)
-        (folder / "split.csv").write_text("cell_id,split\n" + "".join(f"{c},{s}\n" for c, s in rows), "utf-8")
+        (folder / "split.csv").write_text(
+            "cell_id,split\n" + "".join(f"{c},{s}\n" for c, s in rows), "utf-8"
+        )
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return manifest
 
@@ -194,7 +238,9 @@ class PreparedCells:
 
     def ranked(self, rows: np.ndarray, top_k: int, seed: int) -> RankedCells:
         """Rank some of the cells in the model's genes."""
-        return rank_matrix(self.counts[rows], self.vocabulary, self.cell_ids[rows], top_k=top_k, seed=seed)
+        return rank_matrix(
+            self.counts[rows], self.vocabulary, self.cell_ids[rows], top_k=top_k, seed=seed
+        )
 
     def table(self, rows: np.ndarray) -> CellTable:
         """Return some of the cells for drawing examples."""
@@ -215,42 +261,69 @@ def prepare(adata: AnnData, recipe: TrainRecipe) -> PreparedCells:
     matrix, var = expression(adata)
     labels = _column(adata, recipe.columns.cell_type)
     organism_column = recipe.columns.organism or ("organism" if "organism" in adata.obs else None)
-    organism = _column(adata, organism_column) if organism_column else np.full(adata.n_obs, "Homo sapiens", dtype=object)
+    organism = (
+        _column(adata, organism_column)
+        if organism_column
+        else np.full(adata.n_obs, "Homo sapiens", dtype=object)
+    )
     if not adata.obs_names.is_unique:
-        raise InputError("cell names occur more than once; call adata.obs_names_make_unique() first")
+        raise InputError(
+            "cell names occur more than once; call adata.obs_names_make_unique() first"
+        )
     ids = adata.obs_names.to_numpy(dtype=object)
     vocabulary = GeneVocabulary.from_var(var)
     all_counts = sp.csr_matrix(matrix).astype(np.float32)
     check_expression(all_counts, cell_ids=ids, gene_names=vocabulary.names, source="X")
     if matrix_kind(all_counts) != "counts":
-        raise InputError("X does not hold whole counts; training ranks thinned counts, so put raw counts into X")
+        raise InputError(
+            "X does not hold whole counts; training ranks thinned counts, so put raw counts into X"
+        )
     empty = np.flatnonzero(np.asarray(all_counts.sum(1)).ravel() == 0)
     if len(empty):
-        raise InputError(f"{len(empty):,} cells express nothing (first: {ids[empty[0]]!r}); drop them with sc.pp.filter_cells(adata, min_genes=1)")
+        raise InputError(
+            f"{len(empty):,} cells express nothing (first: {ids[empty[0]]!r}); "
+            "drop them with sc.pp.filter_cells(adata, min_genes=1)"
+        )
     split = split_cells(labels, recipe.split, recipe.seed)
     train = np.flatnonzero(split == "train")
-    top = rank_matrix(all_counts[train], vocabulary, ids[train], top_k=recipe.top_k, seed=recipe.seed)
+    top = rank_matrix(
+        all_counts[train], vocabulary, ids[train], top_k=recipe.top_k, seed=recipe.seed
+    )
     columns = np.flatnonzero(np.bincount(top.genes, minlength=len(vocabulary)) >= recipe.min_cells)
     if len(columns) <= recipe.top_k:
         raise InputError(
-            f"only {len(columns):,} genes are among the top {recipe.top_k} of {recipe.min_cells} training cells, too few "
+            f"only {len(columns):,} genes are among the top {recipe.top_k} of {recipe.min_cells} training cells, "
+            "too few "
             "for sentences of that length; use a smaller top_k or more cells"
         )
     chosen = GeneVocabulary.from_words([vocabulary.words[c] for c in columns])
     line = fit_inverse(adata[train], seed=recipe.seed)
     inverse = RankExpressionModel.from_dict(line.to_dict(), chosen)
     return PreparedCells(
-        all_counts[:, columns].tocsr(), all_counts, vocabulary, chosen, columns, ids, labels, organism, split, inverse
+        all_counts[:, columns].tocsr(),
+        all_counts,
+        vocabulary,
+        chosen,
+        columns,
+        ids,
+        labels,
+        organism,
+        split,
+        inverse,
     )
 
 
 def _column(adata: AnnData, name: str) -> np.ndarray:
     if name not in adata.obs:
-        raise UsageError(f"obs has no column {name!r}; it has: {listing([str(c) for c in adata.obs.columns]) or 'none'}")
+        raise UsageError(
+            f"obs has no column {name!r}; it has: {listing([str(c) for c in adata.obs.columns]) or 'none'}"
+        )
     column = adata.obs[name]
     if column.isna().any():
         first = adata.obs_names[column.isna()][0]
-        raise InputError(f"obs[{name!r}] is missing for {int(column.isna().sum()):,} cells (first: {first!r}); drop or label them")
+        raise InputError(
+            f"obs[{name!r}] is missing for {int(column.isna().sum()):,} cells (first: {first!r}); drop or label them"
+        )
     return column.astype(str).to_numpy(dtype=object)
 
 
@@ -278,7 +351,9 @@ def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Mode
     return new_model(recipe.preset, tokenizer, card, recipe.seed)
 
 
-def _prompt_texts(prompts: PromptPack, recipe: TrainRecipe, conditions: dict[str, list[str]]) -> list[str]:
+def _prompt_texts(
+    prompts: PromptPack, recipe: TrainRecipe, conditions: dict[str, list[str]]
+) -> list[str]:
     """Return what the text tokenizer is trained on: every wording with every value, cells left out."""
     texts = []
     for task in sorted(recipe.tasks):
@@ -338,12 +413,16 @@ def train_model(
     prompts = load_prompts(recipe.prompts)
     mixes: dict[str, TaskMix] = {str(task): mix for task, mix in recipe.tasks.items()}
     needed = recipe.optimisation.steps * recipe.optimisation.batch_size
-    stream = OnlineExamples(cells.table(cells.rows("train")), mixes, prompts, recipe.top_k, needed, recipe.seed)
+    stream = OnlineExamples(
+        cells.table(cells.rows("train")), mixes, prompts, recipe.top_k, needed, recipe.seed
+    )
     val = cells.rows("val")
     # Validation cells are shown whole, each about once a task.
     whole = {task: TaskMix() for task in mixes}
     validation = (
-        OnlineExamples(cells.table(val), whole, prompts, recipe.top_k, len(val) * len(mixes), recipe.seed)
+        OnlineExamples(
+            cells.table(val), whole, prompts, recipe.top_k, len(val) * len(mixes), recipe.seed
+        )
         if len(val)
         else None
     )
@@ -356,7 +435,12 @@ def train_model(
     started = time.perf_counter()
     chosen = {}
     if "cond_cell" in recipe.tasks and len(val):
-        chosen = {"top_p": recipe.top_p, "temperature": choose_temperature(model, cells, recipe, on_stage("Choosing temperature", len(recipe.temperatures)))}
+        chosen = {
+            "top_p": recipe.top_p,
+            "temperature": choose_temperature(
+                model, cells, recipe, on_stage("Choosing temperature", len(recipe.temperatures))
+            ),
+        }
     seconds["choose temperature"] = time.perf_counter() - started
     facts: dict[str, Any] = {
         "dataset": dataset,
@@ -390,7 +474,9 @@ def choose_temperature(
     distances = []
     for temperature in recipe.temperatures:
         sampling = Sampling(temperature=temperature, top_p=recipe.top_p, seed=recipe.seed)
-        generated = generate_cells(model, wanted, cells.organism[val[0]], top_k=recipe.top_k, sampling=sampling)
+        generated = generate_cells(
+            model, wanted, cells.organism[val[0]], top_k=recipe.top_k, sampling=sampling
+        )
         distances.append(energy_distance(real, space.embed(generated)))
         progress(1)
     return recipe.temperatures[int(np.argmin(distances))]

@@ -57,7 +57,13 @@ class Task:
     target: str
     metric: str
 
-    def ask(self, template: Template, values: Mapping[str, str | int], cell: np.ndarray | None, n_genes: int) -> list[Segment]:
+    def ask(
+        self,
+        template: Template,
+        values: Mapping[str, str | int],
+        cell: np.ndarray | None,
+        n_genes: int,
+    ) -> list[Segment]:
         """Return the prompt.
 
         Parameters
@@ -76,7 +82,9 @@ class Task:
             fields["cell_sentence"] = cell
         return template.fill(fields)
 
-    def example(self, wording: TaskWording, template: Template, values: Mapping[str, str], cell: np.ndarray) -> Example:
+    def example(
+        self, wording: TaskWording, template: Template, values: Mapping[str, str], cell: np.ndarray
+    ) -> Example:
         """Return the prompt with its true answer, for training.
 
         Parameters

@@ -56,7 +56,9 @@ class Template:
             raise InputError(f"the prompt {text[:60]!r} has a brace that does not close") from error
         for _, field, spec, conversion in parsed:
             if field is not None and (not field.isidentifier() or spec or conversion):
-                raise InputError(f"the prompt {text[:60]!r} has a place that is not a plain name: {{{field}}}")
+                raise InputError(
+                    f"the prompt {text[:60]!r} has a place that is not a plain name: {{{field}}}"
+                )
         return cls(tuple((literal, field) for literal, field, _, _ in parsed))
 
     @property
@@ -117,7 +119,9 @@ class PromptPack:
             The pack has none for it.
         """
         if task not in self.tasks:
-            raise UsageError(f"prompts {self.name!r} have no wording for {task!r}; they have: {listing(sorted(self.tasks))}")
+            raise UsageError(
+                f"prompts {self.name!r} have no wording for {task!r}; they have: {listing(sorted(self.tasks))}"
+            )
         return self.tasks[task]
 
 
@@ -148,7 +152,9 @@ def load_prompts(name: str = "c2s") -> PromptPack:
         path = Path(name)
         found = sorted(path.glob("*.toml")) if path.is_dir() else [path]
         if not found or not all(f.is_file() for f in found):
-            raise InputError(f"{name}: no prompts there; give 'c2s', 'upstream', a TOML file or a folder of them")
+            raise InputError(
+                f"{name}: no prompts there; give 'c2s', 'upstream', a TOML file or a folder of them"
+            )
         tasks = {file.stem: _from_toml(file.read_bytes(), str(file)) for file in found}
     return PromptPack(name, tasks)
 
@@ -184,7 +190,9 @@ def _upstream() -> dict[str, TaskWording]:
     for task, file in _UPSTREAM_FILES.items():
         path = folder / file
         if not path.is_file():
-            raise InputError(f"{path}: missing; this version of cell2sentence keeps its prompts elsewhere")
+            raise InputError(
+                f"{path}: missing; this version of cell2sentence keeps its prompts elsewhere"
+            )
         try:
             content = json.loads(path.read_bytes())
         except ValueError as error:

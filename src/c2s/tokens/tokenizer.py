@@ -62,7 +62,9 @@ class CellTokenizer:
         self.vocabulary = vocabulary
         self.mode = mode
         self.eos_id: int = int(backend.eos_token_id)
-        self.pad_id: int = int(backend.eos_token_id if backend.pad_token_id is None else backend.pad_token_id)
+        self.pad_id: int = int(
+            backend.eos_token_id if backend.pad_token_id is None else backend.pad_token_id
+        )
         self._after_space = self._piece_table()
 
     def _piece_table(self) -> _Pieces:
@@ -75,7 +77,9 @@ class CellTokenizer:
         unknown = self.backend.unk_token_id
         missing = [w for w, i in zip(words, ids, strict=True) if i is None or i == unknown]
         if missing:
-            raise InputError(f"the tokenizer lacks {len(missing):,} genes of the vocabulary ({listing(missing, 3)})")
+            raise InputError(
+                f"the tokenizer lacks {len(missing):,} genes of the vocabulary ({listing(missing, 3)})"
+            )
         return _Pieces(np.arange(len(ids) + 1), np.asarray(ids, dtype=np.int32))
 
     def gene_pieces(self, column: int) -> list[int]:
@@ -169,7 +173,9 @@ class _Pieces:
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[int]]) -> _Pieces:
         indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-        return cls(indptr, np.fromiter((t for r in rows for t in r), np.int32, count=int(indptr[-1])))
+        return cls(
+            indptr, np.fromiter((t for r in rows for t in r), np.int32, count=int(indptr[-1]))
+        )
 
     def row(self, column: int) -> np.ndarray:
         return self.ids[self.indptr[column] : self.indptr[column + 1]]
@@ -178,7 +184,9 @@ class _Pieces:
         columns = np.asarray(columns, dtype=np.int64)
         lengths = self.indptr[columns + 1] - self.indptr[columns]
         ends = np.cumsum(lengths)
-        at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.indptr[columns] - ends + lengths, lengths)
+        at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            self.indptr[columns] - ends + lengths, lengths
+        )
         return self.ids[at]
 
 

@@ -29,7 +29,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, network: Any, *, muon_lr: float, lr: float, betas: tuple[float, float], weight_decay: float
+        self,
+        network: Any,
+        *,
+        muon_lr: float,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
     ) -> None:
         embeddings = {id(p) for p in network.get_input_embeddings().parameters()}
         head = network.get_output_embeddings()
@@ -47,7 +53,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.parts = [
             torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay),
             torch.optim.AdamW(
-                [{"params": tables, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}],
+                [
+                    {"params": tables, "weight_decay": weight_decay},
+                    {"params": rest, "weight_decay": 0.0},
+                ],
                 lr=lr,
                 betas=betas,
             ),
@@ -81,4 +90,3 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
-

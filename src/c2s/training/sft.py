@@ -42,16 +42,24 @@ class Optimisation(Config):
     steps: int = Field(ge=1, description="Optimiser steps.")
     batch_size: int = Field(32, ge=1, description="Examples a step.")
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="'adamw', as in the paper, or 'muon': Muon for matrices of hidden layers, AdamW for the rest."
+        "adamw",
+        description="'adamw', as in the paper, or 'muon': Muon for matrices of hidden layers, AdamW for the rest.",
     )
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
     muon_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of Muon.")
-    warmup: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the learning rate rises (SPEC §5).")
+    warmup: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="Share of the steps over which the learning rate rises (SPEC §5).",
+    )
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay (SPEC §5).")
     beta2: float = Field(0.95, gt=0, lt=1, description="AdamW β2 (SPEC §5).")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm (SPEC §5).")
     bf16: bool = Field(False, description="Compute in bfloat16, keep weights in float32.")
-    eval_every: int = Field(200, ge=1, description="Steps between measurements on validation examples.")
+    eval_every: int = Field(
+        200, ge=1, description="Steps between measurements on validation examples."
+    )
 
 
 @dataclass
@@ -91,7 +99,9 @@ class Collator:
         Longest input of the model in tokens; None for no limit.
     """
 
-    def __init__(self, tokenizer: CellTokenizer, task_ids: Sequence[str], context: int | None) -> None:
+    def __init__(
+        self, tokenizer: CellTokenizer, task_ids: Sequence[str], context: int | None
+    ) -> None:
         self.tokenizer, self.context = tokenizer, context
         self.task_number = {task: i for i, task in enumerate(task_ids)}
 
@@ -103,16 +113,24 @@ class Collator:
         UsageError
             An example is longer than the context.
         """
-        encoded = [(self.tokenizer.encode(e.prompt), self.tokenizer.encode(e.response)) for e in examples]
+        encoded = [
+            (self.tokenizer.encode(e.prompt), self.tokenizer.encode(e.response)) for e in examples
+        ]
         length = max(len(p) + len(r) + 1 for p, r in encoded)
         if self.context is not None and length > self.context:
-            raise UsageError(f"an example takes {length:,} tokens, the model's context is {self.context:,}; use a smaller top_k")
+            raise UsageError(
+                f"an example takes {length:,} tokens, the model's context is {self.context:,}; use a smaller top_k"
+            )
         ids = np.full((len(encoded), length), self.tokenizer.pad_id, dtype=np.int64)
         labels = np.full((len(encoded), length), IGNORE, dtype=np.int64)
         mask = np.zeros((len(encoded), length), dtype=np.int64)
         for row, (prompt, response) in enumerate(encoded):
             start, end = len(prompt), len(prompt) + len(response)
-            ids[row, :start], ids[row, start:end], ids[row, end] = prompt, response, self.tokenizer.eos_id
+            ids[row, :start], ids[row, start:end], ids[row, end] = (
+                prompt,
+                response,
+                self.tokenizer.eos_id,
+            )
             labels[row, start : end + 1] = ids[row, start : end + 1]
             mask[row, : end + 1] = 1
         return {
@@ -134,7 +152,9 @@ def response_loss(network: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     ).last_hidden_state  # (batch, length, hidden)
     targets = inputs["labels"][:, 1:]  # (batch, length - 1)
     counted = targets != IGNORE
-    logits = network.get_output_embeddings()(hidden[:, :-1][counted]).float()  # (n_counted, vocabulary)
+    logits = network.get_output_embeddings()(
+        hidden[:, :-1][counted]
+    ).float()  # (n_counted, vocabulary)
     cap = getattr(network.config, "final_logit_softcapping", None)
     if cap is not None:  # Gemma-2
         logits = cap * torch.tanh(logits / cap)
@@ -174,11 +194,19 @@ class SentenceTrainer(Trainer):
 class _Recorder(TrainerCallback):
     """Writes losses to the log, measures validation examples, and moves the progress bar."""
 
-    def __init__(self, log: TrainingLog, validation: list[dict[str, torch.Tensor]], every: int, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        log: TrainingLog,
+        validation: list[dict[str, torch.Tensor]],
+        every: int,
+        progress: Callable[[int], None],
+    ) -> None:
         self.log, self.validation, self.every, self.progress = log, validation, every, progress
         self.trainer: SentenceTrainer | None = None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.progress(1)
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.record(state.global_step)
@@ -188,7 +216,9 @@ class _Recorder(TrainerCallback):
         assert trainer is not None
         for task, loss in trainer.take_seen().items():
             if not math.isfinite(loss):
-                raise C2SError(f"the training loss of {task!r} is {loss} at step {step}; lower the learning rate")
+                raise C2SError(
+                    f"the training loss of {task!r} is {loss} at step {step}; lower the learning rate"
+                )
             self.log.losses.append({"step": step, "loss": loss, "task": task, "split": "train"})
         network = trainer.model
         network.eval()
@@ -242,9 +272,14 @@ def train(
     """
     needed = optimisation.steps * optimisation.batch_size
     if len(stream) < needed:
-        raise UsageError(f"{optimisation.steps:,} steps of {optimisation.batch_size} need {needed:,} examples, the stream has {len(stream):,}")
+        raise UsageError(
+            f"{optimisation.steps:,} steps of {optimisation.batch_size} need {needed:,} "
+            f"examples, the stream has {len(stream):,}"
+        )
     task_ids = stream.task_ids
-    collate = Collator(model.tokenizer, task_ids, getattr(model.network.config, "max_position_embeddings", None))
+    collate = Collator(
+        model.tokenizer, task_ids, getattr(model.network.config, "max_position_embeddings", None)
+    )
     batches = []
     if validation is not None:
         at = np.arange(len(validation))
@@ -283,7 +318,9 @@ def _optimizer(network: Any, optimisation: Optimisation) -> torch.optim.Optimize
     )
 
 
-def _arguments(optimisation: Optimisation, seed: int, scratch: str, device: str | None) -> TrainingArguments:
+def _arguments(
+    optimisation: Optimisation, seed: int, scratch: str, device: str | None
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=scratch,
         max_steps=optimisation.steps,
