@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -61,7 +61,7 @@ TopK = Annotated[
 Genes = Annotated[
     str | None,
     typer.Option(
-        "--genes", 
+        "--genes",
         help="Genes that may be ranked: no_mt, no_ribo, no_mt_ribo, a boolean column of var, or a file of names.",
         show_default=False,
     ),
@@ -156,7 +156,10 @@ def sentences(
     ] = 200,
     genes: Genes = None,
     layer: Layer = None,
-    ties: Annotated[str, typer.Option("--ties", help="seeded or alphabetical.")] = "seeded",
+    ties: Annotated[
+        Literal["seeded", "alphabetical"],
+        typer.Option("--ties", help="Order of genes with equal value."),
+    ] = "seeded",
     seed: Seed = 0,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -171,7 +174,7 @@ def sentences(
         genes=_genes(genes),
         layer=layer,
         ties=ties,
-        seed=seed,  # type: ignore[arg-type]
+        seed=seed,
     )
     texts = cells.to_text()
     if out is not None and out.suffix == ".parquet":
