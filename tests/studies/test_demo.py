@@ -71,11 +71,10 @@ def test_generated_cells_are_valid_match_the_held_out_types_and_cover_every_type
     annotated = ad.read_h5ad(folder / "annotated.h5ad", backed="r").obs
     sentences = [s.split() for s in made.obs["cell_sentence"]]
     assert all(len(s) == len(set(s)) == 24 for s in sentences)
-    assert (
-        set().union(*sentences)
-        <= set(made.var_names)
-        <= set(ad.read_h5ad(folder / "annotated.h5ad").var_names)
-    )
+    assert set().union(*sentences) <= set(made.var_names)
+    assert set(made.var["symbol"]) <= set(ad.read_h5ad(folder / "annotated.h5ad").var_names)
+    assert "C10orf10" in set(made.var["symbol"])
+    assert made.var_names.tolist() == made.var["symbol"].str.upper().tolist()
     matched = made.obs[made.obs["matched"]]["cell_type"].value_counts()
     test = annotated[annotated["split"] == "test"]["cell_type"].value_counts()
     assert {k: v for k, v in matched.items() if v} == {k: v for k, v in test.items() if v}

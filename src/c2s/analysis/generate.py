@@ -72,7 +72,7 @@ def generate(
     -------
     AnnData
         `X`: reconstructed expression `log10(1 + ·)`, CSR float32 (SPEC §3); `obs`: `cell_type`, `organism`,
-        `cell_sentence`; `var`: the model's genes; `uns["c2s"]["generate"]`: the request, model and versions.
+        `cell_sentence`; `var`: the model's genes as written in sentences, and `symbol` in original case; `uns["c2s"]["generate"]`: the request, model and versions.
 
     Raises
     ------
@@ -147,7 +147,9 @@ def cells_to_adata(
             },
             index=[f"generated-{sampling.seed}-{i}" for i in range(len(cells))],
         ),
-        var=pd.DataFrame(index=list(model.vocabulary.words)),
+        var=pd.DataFrame(
+            {"symbol": list(model.vocabulary.symbols)}, index=list(model.vocabulary.words)
+        ),
     )
     parameters = {
         "organism": organism, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,

@@ -105,16 +105,30 @@ class GeneVocabulary:
         return cls(names, [None if v is None else str(v) for v in values])
 
     @classmethod
-    def from_words(cls, words: Sequence[str]) -> GeneVocabulary:
+    def from_words(
+        cls, words: Sequence[str], symbols: Sequence[str] | None = None
+    ) -> GeneVocabulary:
         """Restore a vocabulary from its own words, as a model directory keeps them.
+
+        Parameters
+        ----------
+        words
+            Distinct upper-case words, in the order of the columns.
+        symbols
+            The symbols in their original case (`C10orf10`, `Gapdh`); by default the words.
 
         Raises
         ------
         InputError
-            The words are not distinct upper-case words.
+            The words are not distinct upper-case words, or there are not as many symbols.
         """
         vocabulary = cls.__new__(cls)
-        vocabulary.names = vocabulary.symbols = vocabulary.words = tuple(words)
+        vocabulary.words = tuple(words)
+        vocabulary.names = vocabulary.symbols = tuple(words if symbols is None else symbols)
+        if len(vocabulary.symbols) != len(vocabulary.words):
+            raise InputError(
+                f"{len(vocabulary.symbols):,} symbols were given for {len(vocabulary.words):,} genes"
+            )
         vocabulary._columns = {word: i for i, word in enumerate(vocabulary.words)}
         if len(vocabulary._columns) != len(vocabulary.words):
             twice = [w for w, n in Counter(words).items() if n > 1]

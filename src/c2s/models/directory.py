@@ -36,6 +36,10 @@ class ModelCard(Config):
     vocabulary: list[str] = Field(
         description="Gene words the model knows, in the order of its gene columns."
     )
+    symbols: list[str] = Field(
+        default_factory=list,
+        description="The genes in their original case, where that was not upper case; else empty.",
+    )
     mode: TokenMode = Field(description="How genes become tokens: 'text' or 'genes'.")
     top_k: int = Field(ge=1, description="Genes of a cell that the model was trained on.")
     preprocessing: dict[str, Any] = Field(
@@ -272,7 +276,7 @@ def load_model(
     card = _read_card(folder)
     backend = load_tokenizer(folder)
     try:
-        tokenizer = CellTokenizer(backend, GeneVocabulary.from_words(card.vocabulary), card.mode)
+        tokenizer = CellTokenizer(backend, GeneVocabulary.from_words(card.vocabulary, card.symbols or None), card.mode)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     network = load_network(folder, dtype=dtype)

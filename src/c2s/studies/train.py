@@ -27,6 +27,7 @@ from c2s.corpus.online import CellTable, OnlineExamples, TaskMix
 from c2s.corpus.splits import split_cells
 from c2s.datasets import pancreas
 from c2s.models.directory import Model, ModelCard, library_versions, new_model
+from c2s.models.presets import get_preset
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, train_text_tokenizer
 from c2s.training.sft import Optimisation, TrainingLog
@@ -296,7 +297,9 @@ def prepare(adata: AnnData, recipe: TrainRecipe) -> PreparedCells:
             "too few "
             "for sentences of that length; use a smaller top_k or more cells"
         )
-    chosen = GeneVocabulary.from_words([vocabulary.words[c] for c in columns])
+    chosen = GeneVocabulary.from_words(
+        [vocabulary.words[c] for c in columns], [vocabulary.symbols[c] for c in columns]
+    )
     line = fit_inverse(adata[train], seed=recipe.seed)
     inverse = RankExpressionModel.from_dict(line.to_dict(), chosen)
     return PreparedCells(
@@ -328,7 +331,13 @@ def _column(adata: AnnData, name: str) -> np.ndarray:
 
 
 def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Model:
-    """Make a model of the recipe's shape from random weights, with a tokenizer for its prompts and genes."""
+    """Make a model of the recipe's shape from random weights, with a tokenizer for its prompts and genes.
+
+    Raises
+    ------
+    UsageError
+        A prompt with `top_k` genes does not fit into the context of the preset.
+    """
     prompts = load_prompts(recipe.prompts)
     train = cells.rows("train")
     conditions = {
@@ -339,6 +348,7 @@ def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Mode
     add_gene_tokens(backend, cells.vocabulary)
     card = ModelCard(
         vocabulary=list(cells.vocabulary.words),
+        symbols=list(cells.vocabulary.symbols),
         mode="genes",
         top_k=recipe.top_k,
         preprocessing={"target_sum": cells.inverse.target_sum, "log_base": 10},
@@ -348,6 +358,15 @@ def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Mode
         inverse={dataset: cells.inverse.to_dict()},
     )
     tokenizer = CellTokenizer(backend, cells.vocabulary, "genes")
+    # A gene is one token; of what else an example holds, the longest text of each task counts.
+    texts = _prompt_texts(prompts, recipe, conditions)
+    longest = recipe.top_k + 1 + 2 * max(len(tokenizer.encode([text])) for text in texts)
+    context = get_preset(recipe.preset).context
+    if longest > context:
+        raise UsageError(
+            f"top_k = {recipe.top_k}: an example takes up to {longest:,} tokens, and the context of "
+            f"{recipe.preset!r} is {context:,}; use a smaller top_k"
+        )
     return new_model(recipe.preset, tokenizer, card, recipe.seed)
 
 
