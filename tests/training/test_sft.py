@@ -198,6 +198,20 @@ class TestTrain:
         other, _ = self.run(make_model, gene_tokenizer, make_stream, stream_seed=1)
         assert not torch.equal(weights(first), weights(other))
 
+    def test_muon_helps_and_repeats_too(self, make_model, gene_tokenizer, make_stream, collate):
+        options = self.options.model_copy(update={"optimizer": "muon"})
+        runs = []
+        for _ in range(2):
+            model = make_model(gene_tokenizer, spread=0.02)
+            train(model, make_stream(32), options, device="cpu")
+            runs.append(model)
+        assert torch.equal(*(weights(model) for model in runs))
+        batch = collate(make_stream(20, seed=99).draw(range(20)))
+        untrained = make_model(gene_tokenizer, spread=0.02)
+        with torch.no_grad():
+            before, after = (response_loss(m.network, batch).mean() for m in (untrained, runs[0]))
+        assert after < 0.8 * before
+
     def test_validation_changes_nothing(self, make_model, gene_tokenizer, make_stream):
         without, _ = self.run(make_model, gene_tokenizer, make_stream)
         with_it, _ = self.run(

@@ -72,7 +72,8 @@ def generate(
     -------
     AnnData
         `X`: reconstructed expression `log10(1 + ·)`, CSR float32 (SPEC §3); `obs`: `cell_type`, `organism`,
-        `cell_sentence`; `var`: the model's genes as written in sentences, and `symbol` in original case; `uns["c2s"]["generate"]`: the request, model and versions.
+        `cell_sentence`; `var`: the model's genes as written in sentences, and
+        `symbol` in original case; `uns["c2s"]["generate"]`: the request, model and versions.
 
     Raises
     ------

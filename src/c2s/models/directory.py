@@ -276,7 +276,9 @@ def load_model(
     card = _read_card(folder)
     backend = load_tokenizer(folder)
     try:
-        tokenizer = CellTokenizer(backend, GeneVocabulary.from_words(card.vocabulary, card.symbols or None), card.mode)
+        tokenizer = CellTokenizer(
+            backend, GeneVocabulary.from_words(card.vocabulary, card.symbols or None), card.mode
+        )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     network = load_network(folder, dtype=dtype)
