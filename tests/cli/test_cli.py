@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ import scipy.sparse as sp
 
 from c2s.cells.sentences import cell_sentences
 from c2s.cli import main as cli
+from c2s.models.directory import load_model
 
 
 @pytest.fixture
@@ -203,6 +205,23 @@ def test_a_condition_never_seen_is_answered_by_naming_what_is_known(c2s, model_f
     assert out == ""
 
 
+def test_a_request_without_a_number_leaves_it_to_the_option(c2s, model_folder):
+    code, out, _ = c2s("generate", "--prompt", "beta cells", "--n", 3, "--model", model_folder)
+    assert code == 0
+    assert len(out.splitlines()) == 3
+    code, _, err = c2s("generate", "--prompt", "2 beta cells", "--n", 3, "--model", model_folder)
+    assert code == 2
+    assert "2 cells" in err
+
+
+def test_a_device_that_is_not_there(c2s, h5ad, model_folder, tmp_path):
+    for device in ("gpu", "mps"):
+        code, _, err = c2s(
+            "annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--device", device
+        )
+        one_line(code, err, device, "cpu", expected=2)
+
+
 def test_an_unknown_type_is_tried_with_a_warning_and_refused_when_strict(c2s, model_folder):
     code, out, err = c2s("generate", "--cell-type", "betta", "--model", model_folder)
     assert code == 0
@@ -276,8 +295,6 @@ def test_unknown_label_column_and_key_in_use(c2s, h5ad, model_folder, tmp_path):
 
 
 def test_a_model_directory_without_its_vocabulary(c2s, h5ad, model_folder, tmp_path):
-    import shutil
-
     broken = tmp_path / "model"
     shutil.copytree(model_folder, broken)
     content = json.loads((broken / "c2s.json").read_text())
@@ -394,6 +411,7 @@ def test_train_dry_run_counts_and_writes_nothing(c2s, recipe, tmp_path):
         ("top_k: 16", "columns: {cell_type: celltype}\ntop_k: 16", ["celltype", "cell_type"]),
         ("top_k: 16", "top_k: 5000", ["5000"]),
         ("top_k: 16", "preset: maxi", ["maxi", "mini"]),
+        ("  cell_type: {thin: 0.5}\n  cond_cell: {}\n", "  {}\n", ["tasks"]),
     ],
 )
 def test_a_recipe_that_cannot_work_names_the_field(c2s, recipe, tmp_path, old, new, parts):
@@ -402,6 +420,32 @@ def test_a_recipe_that_cannot_work_names_the_field(c2s, recipe, tmp_path, old, n
     assert code in (1, 2)
     one_line(code, err, *parts, expected=code)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_pack_of_ones_own_goes_with_the_model(c2s, recipe, tmp_path):
+    pack = tmp_path / "mine"
+    pack.mkdir()
+    (pack / "cell_type.toml").write_text(
+        'prompts = ["{cell_sentence} What {{is}} it?"]\nresponse = "{cell_type}"'
+    )
+    (pack / "cond_cell.toml").write_text(
+        'prompts = ["A {cell_type}:"]\nresponse = "{cell_sentence}"'
+    )
+    recipe.write_text(recipe.read_text() + f"prompts: {pack}\n")
+    assert c2s("train", recipe, "-o", tmp_path / "run", "--device", "cpu")[0] == 0
+    shutil.rmtree(pack)
+    model = load_model(tmp_path / "run" / "model")
+    template = model.prompts.wording("cell_type").prompts[0]
+    assert template.fill({"cell_sentence": "INS GCG"}) == ["INS GCG What {is} it?"]
+    assert c2s("generate", "--cell-type", "beta", "--model", tmp_path / "run" / "model")[0] == 0
+
+
+def test_train_keeps_a_folder_that_only_looks_like_a_run(c2s, recipe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text("{}")
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert c2s("train", recipe, "-o", tmp_path / "mine")[0] == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
 def test_train_refuses_a_folder_that_is_not_a_run(c2s, recipe, tmp_path):

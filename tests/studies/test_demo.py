@@ -101,7 +101,7 @@ def test_a_second_run_gives_the_same_numbers_and_replaces_the_first(folder, monk
 
 def test_a_folder_that_is_no_demo_is_refused_and_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not an earlier demo"):
+    with pytest.raises(UsageError, match="not an earlier run"):
         run_demo(tmp_path, short_recipe())
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

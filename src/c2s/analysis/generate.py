@@ -163,7 +163,7 @@ def cells_to_adata(
 def generate_cells(
     model: Model,
     cell_types: Sequence[str] | np.ndarray,
-    organism: str,
+    organism: str | np.ndarray,
     *,
     top_k: int,
     sampling: Sampling,
@@ -172,7 +172,8 @@ def generate_cells(
 ) -> RankedCells:
     """Generate one cell for each entry of `cell_types`, as ranked cells.
 
-    Each cell is asked for in a wording drawn by the seed. Parameters are those of `generate`.
+    Each cell is asked for in a wording drawn by the seed. Parameters are those of `generate`; `organism` is one
+    for all cells or one a cell.
 
     Returns
     -------
@@ -185,9 +186,10 @@ def generate_cells(
     constraint = gene_constraint(model, columns, top_k)
     wording = model.prompts.wording(CONDITIONAL_CELL.id)
     prompts = []
+    organisms = np.broadcast_to(np.asarray(organism, dtype=object), len(cell_types))
     for i, cell_type in enumerate(cell_types):
         template = wording.pick(generator(sampling.seed, "wording", i))
-        values = {"cell_type": str(cell_type), "organism": organism}
+        values = {"cell_type": str(cell_type), "organism": str(organisms[i])}
         prompts.append(model.tokenizer.encode(CONDITIONAL_CELL.ask(template, values, None, top_k)))
     with progress_bar("Generating", len(prompts)) as progress:
         states = TransformersEngine(model, batch_size).generate(

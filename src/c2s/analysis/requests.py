@@ -31,19 +31,19 @@ class GenerationRequest:
     Attributes
     ----------
     n
-        Number of cells.
+        Number of cells; None where the request names none.
     cell_type
         As the model knows it; None for every type.
     organism
         None where the request names none.
     """
 
-    n: int
+    n: int | None
     cell_type: str | None
     organism: str | None
 
     def __str__(self) -> str:
-        return f"n={self.n}, cell_type={self.cell_type or 'every type'}, organism={self.organism or 'as trained'}"
+        return f"n={self.n or 1}, cell_type={self.cell_type or 'every type'}, organism={self.organism or 'as trained'}"
 
 
 def parse_generation_request(text: str, model: Model) -> GenerationRequest:
@@ -64,9 +64,13 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
     GenerationRequest(n=7, cell_type='beta', organism='Homo sapiens')
     """
     known = model.known("cell_type")
-    words = re.findall(r"[\w+'/-]+", text.casefold())
+    words = _words(text)
     if not words:
         raise UsageError("the request is empty; say for example: generate 7 human beta cells")
+    if re.search(r"\d\s+genes?\b", text.casefold()):
+        raise UsageError(
+            "the request counts genes; give the number of genes of a cell with --top-k"
+        )
     organism, words = _take_organism(words, text)
     cell_type, words = _take_type(words, known)
     n, words = _take_number(words)
@@ -83,40 +87,47 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
         raise UsageError(
             f"the model never saw {organism!r}; it knows the organism {listing(model.known('organism')) or 'none'}"
         )
-    if n < 1:
+    if n is not None and n < 1:
         raise UsageError("the request asks for no cells")
     return GenerationRequest(n, cell_type, organism)
 
 
+def _words(text: str) -> list[str]:
+    """Return the words of a request or a label: letters, digits, + and '; thousands are joined."""
+    return re.findall(
+        r"[\w+']+", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.casefold()).replace("_", " ")
+    )
+
+
 def _take_organism(words: list[str], text: str) -> tuple[str | None, list[str]]:
-    for name in ("homo sapiens", "mus musculus"):
-        if name in text.casefold():
-            return name.capitalize(), [w for w in words if w not in name.split()]
-    found = [_ORGANISMS[w] for w in words if w in _ORGANISMS]
-    return (found[0] if found else None), [w for w in words if w not in _ORGANISMS]
+    latin = {name for name in ("homo sapiens", "mus musculus") if name in text.casefold()}
+    found = {name.capitalize() for name in latin} | {
+        _ORGANISMS[w] for w in words if w in _ORGANISMS
+    }
+    if len(found) > 1:
+        raise UsageError("the request names two organisms; ask for one at a time")
+    used = {part for name in latin for part in name.split()} | set(_ORGANISMS)
+    return next(iter(found), None), [w for w in words if w not in used]
 
 
 def _take_type(words: list[str], known: list[str]) -> tuple[str | None, list[str]]:
     """Return the longest known type that stands in the words as a run, and the words without it."""
-    forms = {tuple(re.split(r"[\s_-]+", label.casefold())): label for label in known}
-    singular = [[part for part in re.split(r"[_-]+", w) if part] for w in words]
-    flat = [(part, i) for i, parts in enumerate(singular) for part in parts]
-    for length in range(max((len(f) for f in forms), default=0), 0, -1):
-        for start in range(len(flat) - length + 1):
-            run = [part for part, _ in flat[start : start + length]]
+    forms = {tuple(_words(label)): label for label in known}
+    for length in range(max(map(len, forms), default=0), 0, -1):
+        for start in range(len(words) - length + 1):
+            run = words[start : start + length]
             for last in (run[-1], run[-1].removesuffix("s"), run[-1].removesuffix("es")):
                 label = forms.get((*run[:-1], last))
                 if label is not None:
-                    used = {i for _, i in flat[start : start + length]}
-                    return label, [w for i, w in enumerate(words) if i not in used]
+                    return label, words[:start] + words[start + length :]
     return None, words
 
 
-def _take_number(words: list[str]) -> tuple[int, list[str]]:
+def _take_number(words: list[str]) -> tuple[int | None, list[str]]:
     for i, word in enumerate(words):
         if word.isdecimal():
             return int(word), words[:i] + words[i + 1 :]
     for i, word in enumerate(words):
         if word in _NUMBER_WORDS and word not in ("a", "an"):
             return _NUMBER_WORDS[word], words[:i] + words[i + 1 :]
-    return 1, words
+    return None, words

@@ -69,7 +69,9 @@ Genes = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(
-        "--device", help="cpu, cuda or mps; by default the best there is.", show_default=False
+        "--device",
+        help="cpu, cuda or mps; by default cuda where there is a GPU.",
+        show_default=False,
     ),
 ]
 Dtype = Annotated[
@@ -243,6 +245,7 @@ def expression(
     from c2s.cells.readers import read
     from c2s.cells.sentences import fit_inverse
 
+    _check_out(out, ".h5ad")
     ids, texts = _read_sentences(source)
     line = (
         fit_inverse(read(like), seed=seed)
@@ -314,10 +317,10 @@ def annotate(
     out: Out,
     model: ModelName = None,
     labels: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--labels",
-            help="Candidates, separated by commas; by default those trained on.",
+            "--label",
+            help="A candidate; give it once for each. By default those trained on.",
             show_default=False,
         ),
     ] = None,
@@ -360,7 +363,7 @@ def annotate(
             f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
         )
     run(
-        adata, _model(model, device, dtype), [x.strip() for x in labels.split(",")] if labels else None, key_added=key,
+        adata, _model(model, device, dtype), labels or None, key_added=key,
         confidence_key=confidence_key, views=views, genes=_genes(genes), layer=layer, top_k=top_k,
         batch_size=batch_size, strict=strict, seed=seed,
     )  # fmt: skip
@@ -369,9 +372,9 @@ def annotate(
     facts: dict[str, Any] = {"cells": adata.n_obs, "labels": counts, "out": str(out)}
     text = f"{adata.n_obs:,} cells in {out}: " + ", ".join(f"{k} {v:,}" for k, v in counts.items())
     if truth is not None:
-        facts["accuracy"] = float(
-            (adata.obs[key].astype(str) == adata.obs[truth].astype(str)).mean()
-        )
+        known = adata.obs[truth].notna()
+        same = adata.obs[key].astype(object)[known] == adata.obs[truth].astype(object)[known]
+        facts["accuracy"] = float(same.mean())
         text += f"\nagrees with obs[{truth!r}] for {facts['accuracy']:.1%} of the cells"
     _say(as_json, facts, text)
 
@@ -425,7 +428,12 @@ def generate(
             "--cell-type", help="A cell type; may be given several times.", show_default=False
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="Cells of each type.", min=1)] = 1,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--n", help="Cells of each type; by default 1.", min=1, show_default=False
+        ),
+    ] = None,
     organism: Annotated[
         str | None, typer.Option("--organism", help="As 'Homo sapiens'.", show_default=False)
     ] = None,
@@ -480,11 +488,17 @@ def generate(
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)
         print(f"understood as: {request}", file=sys.stderr)
-        n, organism = request.n, request.organism or organism
+        if organism is not None and request.organism not in (None, organism):
+            raise UsageError(
+                f"the request says {request.organism}, --organism says {organism}; give one"
+            )
+        if n is not None and request.n not in (None, n):
+            raise UsageError(f"the request says {request.n} cells, --n says {n}; give one")
+        n, organism = n or request.n, request.organism or organism
         wanted = [request.cell_type] if request.cell_type else None
     panel = [line.strip() for line in _lines(genes)] if genes is not None else None
     adata = run(
-        loaded, wanted, n, organism=organism, top_k=top_k, genes=panel, temperature=temperature, top_p=top_p,
+        loaded, wanted, n or 1, organism=organism, top_k=top_k, genes=panel, temperature=temperature, top_p=top_p,
         batch_size=batch_size, strict=strict, seed=seed,
     )  # fmt: skip
     if out is not None:
@@ -534,7 +548,7 @@ def _read_sentences(path: Path) -> tuple[list[str], list[str]]:
             raise InputError(
                 f"{path}: has no column 'cell_sentence'; it has: {', '.join(table.column_names)}"
             )
-        texts = table["cell_sentence"].to_pylist()
+        texts = [text or "" for text in table["cell_sentence"].to_pylist()]
         ids = (
             table["cell_id"].to_pylist()
             if "cell_id" in table.column_names
@@ -603,6 +617,8 @@ def main() -> None:
 
 def _click_error(error: Exception, debug: bool) -> None:
     """Report wrong use in the words of typer, and raise anything else."""
+    if not str(error) and len(sys.argv) == 1:
+        sys.exit(2)  # the bare command has shown its help
     show = getattr(error, "format_message", None)
     if show is None:
         raise error

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from c2s.common.errors import C2SError, InputError
+from c2s.common.errors import C2SError, InputError, UsageError
 
 
 def _explain(error: OSError, path: Path) -> C2SError:
@@ -117,6 +117,32 @@ def _umask() -> int:
 
 def _disk_is_full(folder: Path) -> bool:
     return shutil.disk_usage(folder).free < 1 << 20
+
+
+def refuse_foreign(folder: Path, written: set[str]) -> None:
+    """Refuse to replace a folder that holds anything but what the same command wrote before.
+
+    Parameters
+    ----------
+    folder
+        The place for the results; fine if it is missing or empty.
+    written
+        Names of the files and folders that the command leaves there.
+
+    Raises
+    ------
+    UsageError
+        There is something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; give a folder")
+    foreign = (
+        sorted(p.name for p in folder.iterdir() if p.name not in written) if folder.exists() else []
+    )
+    if foreign:
+        raise UsageError(
+            f"{folder}: holds something that is not an earlier run ({foreign[0]!r}); give another folder with --out"
+        )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

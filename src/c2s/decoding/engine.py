@@ -54,6 +54,10 @@ class Sampling:
             raise UsageError(f"top_k={self.top_k} is below 0")
 
 
+#: Bytes of keys and values that copies of a prompt for its answers may take.
+_CACHE_BUDGET = 1 << 30
+
+
 class Engine(Protocol):
     """What decoding offers to the verbs."""
 
@@ -182,9 +186,18 @@ class TransformersEngine:
 
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
         scores = np.empty((len(prompts), len(answers)))
-        for rows in self._batches(prompts, extra=4 * len(answers)):
+        # Each answer gets a copy of its prompt's cache: that decides how many fit at once.
+        per_answer = self._cache_bytes() * (
+            max(map(len, prompts), default=0) + max(map(len, answers))
+        )
+        together = max(1, min(len(answers), _CACHE_BUDGET // per_answer))
+        prompts_at_once = max(1, _CACHE_BUDGET // (per_answer * together))
+        for rows in self._batches(prompts, extra=4 * len(answers), most=prompts_at_once):
+            batch = [prompts[i] for i in rows]
             with torch.inference_mode():
-                scores[rows] = self._score_batch([prompts[i] for i in rows], answers)
+                for first in range(0, len(answers), together):
+                    part = slice(first, first + together)
+                    scores[rows, part] = self._score_batch(batch, answers[part])
             if progress:
                 progress(len(rows))
         return scores
@@ -226,6 +239,15 @@ class TransformersEngine:
         each = follow.gather(-1, wanted[..., None])[..., 0] * real[:, 1:].repeat(n, 1)
         return (first.double() + each.double().sum(-1).view(n, m)).cpu().numpy()
 
+    def _cache_bytes(self) -> int:
+        """Return an upper bound for the bytes of keys and values of one token."""
+        config = self.network.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        return int(2 * config.num_hidden_layers * heads * width * self.network.dtype.itemsize)
+
     def embed(self, prompts: Sequence[np.ndarray], progress: Progress | None = None) -> np.ndarray:
         """Return the mean of the last hidden states over the tokens of each prompt (SPEC §8).
 
@@ -266,7 +288,9 @@ class TransformersEngine:
         device = self.network.device
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
-    def _batches(self, prompts: Sequence[np.ndarray], extra: int = 0) -> Iterator[np.ndarray]:
+    def _batches(
+        self, prompts: Sequence[np.ndarray], extra: int = 0, most: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Yield rows of prompts of similar length, the longest first: what does not fit fails at once."""
         lengths = np.array([len(p) for p in prompts], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
@@ -274,6 +298,7 @@ class TransformersEngine:
         start = 0
         while start < len(order):
             size = self.batch_size or max(1, budget // int(lengths[order[start]] + extra))
+            size = min(size, most) if most else size
             yield order[start : start + size]
             start += size
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +46,9 @@ class ModelCard(Config):
         default_factory=dict, description="Normalisation that the inverse model belongs to."
     )
     prompts: str = Field(default="c2s", description="Prompt pack that the model was trained with.")
+    wording: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="The texts of a prompt pack that is the user's own file."
+    )
     tasks: list[str] = Field(
         default_factory=list, description="Ids of the tasks that it was trained on."
     )
@@ -130,6 +133,8 @@ class Model:
     @property
     def prompts(self) -> PromptPack:
         """The wording that it was trained with."""
+        if self.card.wording:
+            return PromptPack.restore(self.card.prompts, self.card.wording)
         return load_prompts(self.card.prompts)
 
     @property
@@ -223,20 +228,6 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers off the terminal; ours are drawn where something takes long."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _folded(text: str) -> str:
     return "".join(" " if c in "_-" else c for c in text.casefold()).strip()
 
@@ -260,7 +251,7 @@ def load_model(
     dtype
         "float32", "bfloat16" or "float16"; by default as saved.
     device
-        "cpu", "cuda", "mps"; by default "cuda" where there is one, else "cpu".
+        "cpu", "cuda", "mps"; by default "cuda" where there is a GPU, else "cpu".
 
     Raises
     ------
@@ -287,7 +278,7 @@ def load_model(
         raise InputError(
             f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}"
         )
-    network.to(device or default_device())
+    network.to(resolve_device(device))
     network.eval()
     return Model(network, tokenizer, card, source)
 
@@ -298,8 +289,28 @@ def attach(
     *,
     top_k: int = 200,
     prompts: str = "c2s",
+    tasks: Sequence[str] = ("cell_type", "cond_cell"),
+    conditions: Mapping[str, Sequence[str]] | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
 ) -> Model:
     """Take any Hugging Face causal language model as it is and give it a gene vocabulary ("text" mode).
+
+    Parameters
+    ----------
+    path_or_id
+        A folder or a hub id.
+    vocabulary
+        The genes that it may read and write.
+    top_k, prompts
+        Genes of a cell, and the wording that it was trained with: "upstream" for released checkpoints.
+    tasks
+        What it was trained on; it is taken at your word.
+    conditions
+        What it has seen, such as `{"cell_type": [...], "organism": ["Homo sapiens"]}`; labels that are not
+        listed here must be given to the verbs.
+    dtype, device
+        As in `load_model`.
 
     Raises
     ------
@@ -307,19 +318,33 @@ def attach(
         There is no model or tokenizer there.
     """
     tokenizer = CellTokenizer(load_tokenizer(path_or_id), vocabulary, "text")
-    card = ModelCard(vocabulary=list(vocabulary.words), mode="text", top_k=top_k, prompts=prompts)
-    return Model(load_network(path_or_id).eval(), tokenizer, card, str(path_or_id))
+    card = ModelCard(
+        vocabulary=list(vocabulary.words),
+        symbols=list(vocabulary.symbols),
+        mode="text",
+        top_k=top_k,
+        prompts=prompts,
+        tasks=list(tasks),
+        conditions={k: list(v) for k, v in (conditions or {"organism": ["Homo sapiens"]}).items()},
+    )
+    network = load_network(path_or_id, dtype=dtype).to(resolve_device(device)).eval()
+    return Model(network, tokenizer, card, str(path_or_id))
 
 
-def new_model(preset: str, tokenizer: CellTokenizer, card: ModelCard, seed: int) -> Model:
-    """Make a model of a preset's shape from random weights, the same for the same seed."""
+def new_model(
+    preset: str, tokenizer: CellTokenizer, card: ModelCard, seed: int, *, shape_only: bool = False
+) -> Model:
+    """Make a model of a preset's shape from random weights, the same for the same seed.
+
+    `shape_only` makes it without memory for the weights, to count them.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     config = get_preset(preset).config(len(tokenizer.backend))
     config.bos_token_id = config.eos_token_id = tokenizer.eos_id
     config.pad_token_id = tokenizer.pad_id
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if shape_only else "cpu"):
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config)
     return Model(network, tokenizer, card, f"preset {preset}")
@@ -366,11 +391,28 @@ def load_network(
     return network
 
 
-def default_device() -> str:
-    """Return "cuda" where there is a GPU, else "cpu"."""
+def resolve_device(device: str | None = None) -> str:
+    """Return the device asked for, else "cuda" where there is a GPU, else "cpu".
+
+    Raises
+    ------
+    UsageError
+        The device is unknown or not there.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device is None:
+        return "cuda" if there["cuda"] else "cpu"
+    if device.split(":")[0] not in there:
+        raise UsageError(f"device={device!r} is unknown; use 'cpu', 'cuda' or 'mps'")
+    if not there[device.split(":")[0]]:
+        raise UsageError(f"device={device!r} is not there on this machine; use 'cpu'")
+    return device
 
 
 def model_folder() -> Path:
@@ -415,7 +457,8 @@ def _read_card(folder: Path) -> ModelCard:
             else "no model"
         )
         raise InputError(
-            f"{folder}: {what}: {C2S_JSON} is missing; use a folder written by Model.save"
+            f"{folder}: {what}: {C2S_JSON} is missing; use a folder written by Model.save, "
+            "or give it genes with c2s.attach"
         )
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -19,8 +19,8 @@ from c2s.analysis.generate import cells_to_adata, default_sampling, generate_cel
 from c2s.cells.inverse import rank_points
 from c2s.cells.preprocess import log10_normalized
 from c2s.cells.ranked import RankedCells, rank_matrix
-from c2s.common.errors import UsageError
-from c2s.common.files import atomic_directory
+from c2s.common.errors import C2SError, UsageError, warn
+from c2s.common.files import atomic_directory, refuse_foreign
 from c2s.common.seeds import generator
 from c2s.evaluate.annotation import annotation_baselines, evaluate_annotation
 from c2s.evaluate.generation import GenerationResult, Space, evaluate_generation, independent_cells
@@ -39,6 +39,17 @@ from c2s.studies.train import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: What the demo leaves in its folder.
+WRITTEN = {
+    "model",
+    "annotated.h5ad",
+    "generated.h5ad",
+    "metrics.json",
+    "report.html",
+    "overview.png",
+    "recipe.json",
+}
 
 #: Cells generated of a type that has no held-out cell to match.
 UNMATCHED = 5
@@ -88,8 +99,12 @@ def run_demo(
         `out` holds something else.
     """
     out = Path(out)
-    _refuse_foreign(out)
+    refuse_foreign(out, WRITTEN)
     recipe = recipe or demo_recipe()
+    if recipe.data != "pancreas":
+        raise UsageError(
+            f"data = {recipe.data!r}: the demo runs on 'pancreas'; use c2s train for other data"
+        )
     started = time.perf_counter()
     with atomic_directory(out) as folder:
         adata = load_data(recipe)
@@ -127,17 +142,11 @@ def run_demo(
             json.dumps(metrics, indent=1, allow_nan=False) + "\n", "utf-8"
         )
     if keep_model:
-        leave_for_commands(out / "model")
+        try:
+            leave_for_commands(out / "model")
+        except C2SError as error:
+            warn(f"{error}; give commands --model {out / 'model'}")
     return metrics
-
-
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "metrics.json").is_file():
-        raise UsageError(
-            f"{out}: holds something that is not an earlier demo; give another folder with --out"
-        )
 
 
 class _Clock:

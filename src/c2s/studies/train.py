@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from pydantic import Field
 
@@ -22,7 +23,7 @@ from c2s.cells.sentences import fit_inverse
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config
 from c2s.common.errors import InputError, UsageError, listing
-from c2s.common.files import atomic_directory, sha256
+from c2s.common.files import atomic_directory, refuse_foreign, sha256
 from c2s.corpus.online import CellTable, OnlineExamples, TaskMix
 from c2s.corpus.splits import split_cells
 from c2s.datasets import pancreas
@@ -78,7 +79,7 @@ class TrainRecipe(Config):
     )
     columns: Columns = Field(default_factory=Columns, description="Columns of obs to read.")
     tasks: dict[Literal["cell_type", "cond_cell"], TaskMix] = Field(
-        description="Tasks to train on, with their weights and how cells are varied."
+        min_length=1, description="Tasks to train on, with their weights and how cells are varied."
     )
     prompts: str = Field("c2s", description="Prompt pack.")
     text_tokens: int = Field(
@@ -121,7 +122,7 @@ def plan(recipe: TrainRecipe) -> dict[str, Any]:
     from c2s.training.sft import Collator
 
     cells = prepare(load_data(recipe), recipe)
-    model = build_model(cells, recipe, _dataset_name(recipe))
+    model = build_model(cells, recipe, _dataset_name(recipe), shape_only=True)
     mixes: dict[str, TaskMix] = {str(task): mix for task, mix in recipe.tasks.items()}
     examples = recipe.optimisation.steps * recipe.optimisation.batch_size
     stream = OnlineExamples(
@@ -164,14 +165,7 @@ def run_training(
         `out` exists and is not an earlier run.
     """
     out = Path(out)
-    if (
-        out.exists()
-        and not (out / "manifest.json").is_file()
-        and not (out.is_dir() and not any(out.iterdir()))
-    ):
-        raise UsageError(
-            f"{out}: holds something that is not an earlier run; give another folder with --out"
-        )
+    refuse_foreign(out, {"model", "recipe.json", "losses.jsonl", "split.csv", "manifest.json"})
     name = _dataset_name(recipe)
     trained = train_model(load_data(recipe), recipe, name, device=device, on_stage=on_stage)
     losses = trained.log.losses
@@ -191,10 +185,8 @@ def run_training(
         trained.model.save(folder / "model")
         (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
         (folder / "losses.jsonl").write_text("".join(json.dumps(x) + "\n" for x in losses), "utf-8")
-        rows = zip(trained.cells.cell_ids, trained.cells.split, strict=True)
-        (folder / "split.csv").write_text(
-            "cell_id,split\n" + "".join(f"{c},{s}\n" for c, s in rows), "utf-8"
-        )
+        split = pd.DataFrame({"cell_id": trained.cells.cell_ids, "split": trained.cells.split})
+        split.to_csv(folder / "split.csv", index=False)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return manifest
 
@@ -330,7 +322,9 @@ def _column(adata: AnnData, name: str) -> np.ndarray:
     return column.astype(str).to_numpy(dtype=object)
 
 
-def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Model:
+def build_model(
+    cells: PreparedCells, recipe: TrainRecipe, dataset: str, *, shape_only: bool = False
+) -> Model:
     """Make a model of the recipe's shape from random weights, with a tokenizer for its prompts and genes.
 
     Raises
@@ -353,6 +347,7 @@ def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Mode
         top_k=recipe.top_k,
         preprocessing={"target_sum": cells.inverse.target_sum, "log_base": 10},
         prompts=recipe.prompts,
+        wording={} if recipe.prompts in ("c2s", "upstream") else prompts.texts(),
         tasks=sorted(recipe.tasks),
         conditions=conditions,
         inverse={dataset: cells.inverse.to_dict()},
@@ -367,7 +362,7 @@ def build_model(cells: PreparedCells, recipe: TrainRecipe, dataset: str) -> Mode
             f"top_k = {recipe.top_k}: an example takes up to {longest:,} tokens, and the context of "
             f"{recipe.preset!r} is {context:,}; use a smaller top_k"
         )
-    return new_model(recipe.preset, tokenizer, card, recipe.seed)
+    return new_model(recipe.preset, tokenizer, card, recipe.seed, shape_only=shape_only)
 
 
 def _prompt_texts(
@@ -484,9 +479,10 @@ def choose_temperature(
     from c2s.evaluate.generation import Space
     from c2s.metrics import energy_distance
 
-    if len(recipe.temperatures) == 1:
-        return recipe.temperatures[0]
     val = cells.rows("val")
+    # Too few cells tell nothing; the first temperature of the recipe is then kept.
+    if len(recipe.temperatures) == 1 or len(val) < 10 or len(cells.rows("train")) < 50:
+        return recipe.temperatures[0]
     space = Space.fit(cells.ranked(cells.rows("train"), recipe.top_k, recipe.seed), cells.inverse)
     real = space.embed(cells.ranked(val, recipe.top_k, recipe.seed))
     wanted = np.repeat(cells.labels[val], 2)
@@ -494,7 +490,7 @@ def choose_temperature(
     for temperature in recipe.temperatures:
         sampling = Sampling(temperature=temperature, top_p=recipe.top_p, seed=recipe.seed)
         generated = generate_cells(
-            model, wanted, cells.organism[val[0]], top_k=recipe.top_k, sampling=sampling
+            model, wanted, np.repeat(cells.organism[val], 2), top_k=recipe.top_k, sampling=sampling
         )
         distances.append(energy_distance(real, space.embed(generated)))
         progress(1)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,14 @@ class Template:
                     f"the prompt {text[:60]!r} has a place that is not a plain name: {{{field}}}"
                 )
         return cls(tuple((literal, field) for literal, field, _, _ in parsed))
+
+    @property
+    def text(self) -> str:
+        """The text that `parse` makes this template of."""
+        return "".join(
+            literal.replace("{", "{{").replace("}", "}}") + (f"{{{field}}}" if field else "")
+            for literal, field in self.parts
+        )
 
     @property
     def fields(self) -> frozenset[str]:
@@ -109,6 +118,20 @@ class PromptPack:
 
     name: str
     tasks: Mapping[str, TaskWording]
+
+    def texts(self) -> dict[str, dict[str, Any]]:
+        """Return the texts of all tasks, as a model directory keeps those of a user's own file."""
+        return {
+            task: {"prompts": [p.text for p in w.prompts], "response": w.response.text}
+            for task, w in self.tasks.items()
+        }
+
+    @classmethod
+    def restore(cls, name: str, texts: Mapping[str, Mapping[str, Any]]) -> PromptPack:
+        """Restore what `texts` gave."""
+        return cls(
+            name, {t: _wording(w.get("prompts"), w.get("response"), name) for t, w in texts.items()}
+        )
 
     def wording(self, task: str) -> TaskWording:
         """Return the wording of a task.

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from c2s.common.config import Config
 from c2s.common.errors import C2SError, UsageError
 from c2s.corpus.online import OnlineExamples
-from c2s.models.directory import Model
+from c2s.models.directory import Model, resolve_device
 from c2s.tasks.base import Example
 from c2s.tokens.tokenizer import CellTokenizer
 from c2s.training.optimizers import MuonWithAdamW
@@ -178,7 +178,9 @@ class SentenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
         """Return the loss of a batch (called by the Trainer)."""
-        each = response_loss(self.accelerator.unwrap_model(model), inputs)
+        # The network's own forward is not called, so its precision is set here.
+        with self.accelerator.autocast():
+            each = response_loss(self.accelerator.unwrap_model(model), inputs)
         for number, loss in zip(inputs["task"].tolist(), each.detach().tolist(), strict=True):
             self.seen[self.task_ids[number]].append(loss)
         loss = each.mean()
@@ -255,7 +257,7 @@ def train(
     seed
         Of the Trainer; the examples have their own.
     device
-        "cpu" keeps off a GPU.
+        "cpu" keeps off a GPU; by default the best there is.
     progress
         Told of each finished step.
 
@@ -297,6 +299,10 @@ def train(
             task_ids=task_ids,
         )
         trainer.remove_callback(PrinterCallback)
+        if trainer.args.world_size > 1 or trainer.args.n_gpu > 1:
+            raise UsageError(
+                "training runs on one process and one GPU; start it without a launcher and set CUDA_VISIBLE_DEVICES=0"
+            )
         recorder.trainer = trainer
         started = time.perf_counter()
         trainer.train()
@@ -337,7 +343,7 @@ def _arguments(
         seed=seed,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        use_cpu=device == "cpu",
+        use_cpu=resolve_device(device) == "cpu",
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
