@@ -43,7 +43,7 @@ test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(STAMP) ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the import rules between rooms
 	$(BIN)/ruff check .

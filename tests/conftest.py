@@ -88,6 +88,8 @@ def make_network():
 
     shapes = {
         "gpt_neox": lambda **kw: transformers.GPTNeoXConfig(intermediate_size=64, **kw),
+        # Absolute positions: a shift of all positions would not go unnoticed.
+        "gpt2": lambda **kw: transformers.GPT2Config(n_inner=64, **kw),
         "llama": lambda **kw: transformers.LlamaConfig(
             intermediate_size=64, num_key_value_heads=2, **kw
         ),

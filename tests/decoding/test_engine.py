@@ -13,7 +13,7 @@ from c2s.common.errors import UsageError
 from c2s.constraints.trie import GeneSentence, OneOf, TokenTrie
 from c2s.decoding.engine import Sampling, TransformersEngine, choose
 
-ARCHITECTURES = ["gpt_neox", "llama", "gemma2"]
+ARCHITECTURES = ["gpt_neox", "gpt2", "llama", "gemma2"]
 # Genes that are the beginning of others, so that in "text" mode the end of a gene is not known at once.
 GENES = GeneVocabulary(["IFI6", "IFI6X", "INS", "INSR"])
 LABELS = ["beta", "beta cell", "delta", "b", "acinar cell of the exocrine pancreas", "d"]
@@ -79,6 +79,16 @@ class TestScore:
         for j, answer in enumerate(answers):
             alone = TransformersEngine(model).score(prompts, [answer])
             np.testing.assert_allclose(alone[:, 0], together[:, j], atol=2e-5)
+
+    @pytest.mark.parametrize("at_once", [0, 1, 2, 4])
+    def test_little_memory_changes_nothing(self, model, prompts, answers, at_once, monkeypatch):
+        """Where the copies of a prompt's cache do not fit, answers and prompts are taken in turns."""
+        wanted = TransformersEngine(model).score(prompts, answers)
+        engine = TransformersEngine(model)
+        tokens = max(map(len, prompts)) + max(map(len, answers))
+        budget = at_once * tokens * engine._cache_bytes()
+        monkeypatch.setattr("c2s.decoding.engine._CACHE_BUDGET", budget)
+        np.testing.assert_allclose(engine.score(prompts, answers), wanted, atol=2e-5)
 
     def test_answers_of_one_token(self, model, prompts):
         found = TransformersEngine(model).score(prompts, [[5], [7]])

@@ -13,6 +13,7 @@ from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 from c2s.models.directory import C2S_JSON, Model, ModelCard, attach, load_model, new_model
+from c2s.tasks.prompts import load_prompts
 
 GENES = GeneVocabulary(["INS", "GCG", "SST", "PPY", "T", "HLA-A"])
 LINE = RankExpressionModel(-0.7, 2.2, r2=0.8, n_cells=10).to_dict()
@@ -83,6 +84,22 @@ class TestRoundTrip:
         assert again.words == ("INS1", "GCG", "C10ORF10")
         assert again.symbols == ("Ins1", "Gcg", "C10orf10")
 
+    def test_a_wording_of_ones_own_travels_along(self, tokenizer, make_model, tmp_path):
+        pack = tmp_path / "pack"
+        pack.mkdir()
+        (pack / "cell_type.toml").write_text(
+            'prompts = ["{{x}} {cell_sentence}?"]\nresponse = "{cell_type}"'
+        )
+        wording = load_prompts(str(pack)).texts()
+        make_model(tokenizer, card={"prompts": str(pack), "wording": wording}).save(
+            tmp_path / "model"
+        )
+        shutil.rmtree(pack)
+        load_prompts.cache_clear()
+        asked = load_model(tmp_path / "model", device="cpu").prompts.wording("cell_type")
+        assert asked.prompts[0].fill({"cell_sentence": "INS"}) == ["{x} INS?"]
+        assert asked.response.fill({"cell_type": "beta"}) == [" beta"]
+
     def test_holds_no_pickle(self, saved):
         names = {path.name for path in saved.iterdir()}
         assert {C2S_JSON, "config.json", "model.safetensors", "tokenizer.json"} <= names
@@ -96,6 +113,19 @@ class TestRoundTrip:
     def test_in_another_precision(self, saved, dtype):
         model = load_model(saved, dtype=dtype, device="cpu")
         assert {p.dtype for p in model.network.parameters()} == {getattr(torch, dtype)}
+
+    @pytest.mark.parametrize(
+        ("device", "said"),
+        [
+            ("gpu", "device='gpu' is unknown; use 'cpu', 'cuda' or 'mps'"),
+            ("cuda", "not there on this machine; use 'cpu'"),
+        ],
+    )
+    def test_a_device_that_is_not_there_is_refused(self, saved, device, said, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(UsageError) as error:
+            load_model(saved, device=device)
+        assert said in str(error.value)
 
     @pytest.mark.parametrize("dtype", ["int8", "float", "cuda"])
     def test_an_unknown_precision_is_refused(self, saved, dtype):
@@ -340,6 +370,23 @@ class TestNewAndAttached:
         assert torch.equal(logits(model), logits(Model(network, tokenizer, model.card)))
         model.save(tmp_path / "with genes")
         assert torch.equal(logits(load_model(tmp_path / "with genes", device="cpu")), logits(model))
+
+    def test_attach_takes_what_the_model_has_seen(self, make_tokenizer, make_network, tmp_path):
+        tokenizer = make_tokenizer(GENES, "text")
+        make_network("gpt2", tokenizer).save_pretrained(tmp_path)
+        tokenizer.backend.save_pretrained(tmp_path)
+        model = attach(
+            tmp_path,
+            GENES,
+            tasks=["cell_type"],
+            conditions={"cell_type": ("beta",)},
+            dtype="bfloat16",
+            device="cpu",
+        )
+        assert model.card.tasks == ["cell_type"]
+        assert model.known("cell_type") == ["beta"]
+        assert model.network.dtype == torch.bfloat16
+        assert attach(tmp_path, GENES).known("organism") == ["Homo sapiens"]
 
     def test_attach_needs_a_model(self, tmp_path):
         with pytest.raises(InputError, match="no tokenizer can be read there"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c2s.common.errors import InputError, UsageError
-from c2s.tasks.prompts import Template, load_prompts
+from c2s.tasks.prompts import PromptPack, Template, load_prompts
 
 CELL = np.array([4, 2, 7], dtype=np.int32)
 TYPE_FILE = "single_cell_cell_type_prediction_prompts.json"
@@ -61,6 +61,11 @@ class TestOurPack:
         (response,) = wording.response.fill(values)
         assert response == " " + response.strip()
 
+    def test_texts_restore_it(self):
+        pack = load_prompts("c2s")
+        again = PromptPack.restore("c2s", json.loads(json.dumps(pack.texts())))
+        assert again == pack
+
     def test_a_task_without_wording_is_named(self):
         with pytest.raises(
             UsageError, match="no wording for 'tissue'; they have: cell_type, cond_cell"
@@ -100,6 +105,14 @@ class TestTemplate:
         filled = Template.parse(text).fill(dict(zip("xyz", values, strict=True)))
         wanted = text.format(**dict(zip("xyz", values, strict=True)))
         assert filled == ([wanted] if wanted else [])
+
+    @given(literals=st.lists(st.text("ab{}\n :é", max_size=8), min_size=3, max_size=3))
+    def test_its_text_makes_it_again(self, literals):
+        escaped = [x.replace("{", "{{").replace("}", "}}") for x in literals]
+        text = "{x}{y}".join(escaped)
+        template = Template.parse(text)
+        assert template.text == text
+        assert Template.parse(template.text) == template
 
     def test_a_cell_stays_an_array_between_texts(self):
         template = Template.parse("{n} genes: {cell_sentence}\nof {who}{n}")

@@ -155,7 +155,7 @@ class TestDecode:
         tokenizer = CellTokenizer(backend, GENES, "genes")
         assert grown == len(GENES) - 1
         assert len(tokenizer.encode([" ", np.array([8])])) == 1
-        for segments in (["Type of cell"], ["Cells ", np.array([8, 0, 8]), ".\nType: T4."]):
+        for segments in (["(Type of cell)"], ["Cells ", np.array([8, 0, 8]), ".\nType: T4/Tx."]):
             assert tokenizer.decode(tokenizer.encode(segments)) == tokenizer.text(segments)
 
 

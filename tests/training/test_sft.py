@@ -71,7 +71,7 @@ class TestCollator:
 
 
 class TestLoss:
-    @pytest.mark.parametrize("architecture", ["gpt_neox", "llama", "gemma2"])
+    @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama", "gemma2"])
     def test_is_that_of_hugging_face_example_by_example(
         self, architecture, gene_tokenizer, make_network, collate, examples
     ):
@@ -211,6 +211,21 @@ class TestTrain:
         with torch.no_grad():
             before, after = (response_loss(m.network, batch).mean() for m in (untrained, runs[0]))
         assert after < 0.8 * before
+
+    def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(
+        self, make_model, gene_tokenizer, make_stream, monkeypatch
+    ):
+        model = make_model(gene_tokenizer, spread=0.02)
+        seen = set()
+        model.network.gpt_neox.layers[0].mlp.dense_h_to_4h.register_forward_hook(
+            lambda module, inputs, output: seen.add(output.dtype)
+        )
+        start = weights(model)
+        options = self.options.model_copy(update={"bf16": True, "steps": 2})
+        train(model, make_stream(8), options, device="cpu")
+        assert seen == {torch.bfloat16}
+        assert weights(model).dtype == torch.float32
+        assert not torch.equal(weights(model), start)
 
     def test_validation_changes_nothing(self, make_model, gene_tokenizer, make_stream):
         without, _ = self.run(make_model, gene_tokenizer, make_stream)
