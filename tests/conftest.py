@@ -44,11 +44,12 @@ def cut_genes(cut):
 
 @pytest.fixture(scope="session")
 def prompt_texts():
-    """Every wording of this project with every value, cells left out: what a tokenizer is trained on."""
+    """Every wording of two tasks with every value, cells left out: what a tokenizer is trained on."""
     from c2s.tasks.prompts import load_prompts
 
+    pack = load_prompts("c2s")
     texts = []
-    for wording in load_prompts("c2s").tasks.values():
+    for wording in (pack.wording("cell_type"), pack.wording("cond_cell")):
         for template in (*wording.prompts, wording.response):
             for cell_type in TYPES:
                 values = {"cell_type": cell_type, "organism": ORGANISM, "num_genes": TOP_K}
@@ -75,6 +76,17 @@ def make_tokenizer(prompt_texts):
 def gene_tokenizer(make_tokenizer, cut_genes):
     """One token a gene, for the genes of `cut`; most words are one token too. Not to be changed."""
     return make_tokenizer(cut_genes, "genes", 900)
+
+
+@pytest.fixture(scope="session")
+def real_tokenizers():
+    """The folder with the tokenizers GPT-NeoX, Gemma and SmolLM2 (`scripts/fetch_tokenizers.py`)."""
+    beside = Path(__file__).parent.parent / ".tokenizers"
+    folder = Path(os.environ.get("C2S_TEST_TOKENIZERS") or beside)
+    missing = [n for n in ("gpt-neox", "gemma", "smollm2") if not (folder / n).is_dir()]
+    if missing:
+        pytest.skip(f"{folder} has no {', '.join(missing)}; run scripts/fetch_tokenizers.py")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,7 @@ def rank_matrix(
     vocabulary: GeneVocabulary,
     cell_ids: Sequence[str] | np.ndarray,
     *,
-    top_k: int | None = None,
+    top_k: int | np.ndarray | None = None,
     selected: np.ndarray | None = None,
     ties: Ties = "seeded",
     seed: int = 0,
@@ -150,7 +150,8 @@ def rank_matrix(
     cell_ids
         One id a cell; with `seed` it decides the order of ties.
     top_k
-        Keep this many genes of each cell; None keeps all that are expressed.
+        Keep this many genes of each cell; None keeps all that are expressed. An int64 array of shape (n_cells,)
+        gives the number for each cell, where 0 leaves a cell empty.
     selected : bool array, shape (n_genes,), optional
         Rank these genes only.
     ties, seed
@@ -169,8 +170,7 @@ def rank_matrix(
     from c2s.cells import kernels
 
     _check_shapes(matrix, vocabulary, cell_ids, selected)
-    if top_k is not None:
-        _check_top_k(top_k)
+    most = _most_genes(top_k, matrix.shape)
     data = matrix.data if matrix.data.dtype in _KERNEL_TYPES else matrix.data.astype(np.float64)
     keys = _tie_keys(vocabulary, ties)
     cells = make_cell_keys(cell_ids, seed)
@@ -180,11 +180,17 @@ def rank_matrix(
     if ties == "alphabetical":
         cells = np.zeros(len(cells), np.uint64)
     mask = np.ones(1, bool) if selected is None else np.ascontiguousarray(selected, dtype=bool)
-    limit = np.int64(matrix.shape[1] if top_k is None else top_k)
     limits = np.empty(matrix.shape[0], np.int64)
     kernels.count_expressed(
-        data, matrix.indices, matrix.indptr, mask, selected is not None, limit, limits
+        data,
+        matrix.indices,
+        matrix.indptr,
+        mask,
+        selected is not None,
+        np.int64(most.max(initial=0)),
+        limits,
     )
+    np.minimum(limits, most, out=limits)
     indptr = np.concatenate([[0], np.cumsum(limits)])
     genes = np.empty(indptr[-1], np.int32)
     values = np.empty(indptr[-1], data.dtype)
@@ -295,6 +301,19 @@ def _check_shapes(
         raise InputError(
             f"the gene selection has shape {np.shape(selected)}; the matrix has {n_genes:,} columns"
         )
+
+
+def _most_genes(top_k: int | np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """Return the most genes to keep of each cell."""
+    if isinstance(top_k, np.ndarray):
+        if top_k.shape != (shape[0],) or (top_k < 0).any():
+            raise UsageError(
+                f"top_k has shape {top_k.shape} for {shape[0]:,} cells; give one number ≥ 0 a cell"
+            )
+        return top_k
+    if top_k is not None:
+        _check_top_k(top_k)
+    return np.full(shape[0], shape[1] if top_k is None else top_k, np.int64)
 
 
 def _check_top_k(top_k: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from c2s.cli.options import AsJson, Debug, Seed
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ OptionalOut = Annotated[
         "-o", "--out", help="Where to write; by default to the terminal.", show_default=False
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Decides every random draw.", min=0)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -582,6 +580,16 @@ def _write(adata: AnnData, path: Path) -> None:
 
 def _say(as_json: bool, facts: dict[str, Any], text: str) -> None:
     print(json.dumps(facts) if as_json else text)
+
+
+def _add_groups() -> None:
+    """Add the commands that have commands of their own."""
+    from c2s.cli.corpus import app as corpus
+
+    app.add_typer(corpus, name="corpus")
+
+
+_add_groups()
 
 
 def main() -> None:

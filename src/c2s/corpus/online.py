@@ -21,7 +21,7 @@ from c2s.common.errors import UsageError
 from c2s.common.seeds import generator
 from c2s.tasks.base import Example
 from c2s.tasks.prompts import PromptPack
-from c2s.tasks.single_cell import get_task
+from c2s.tasks.registry import get_task
 
 
 class TaskMix(Config):

@@ -56,3 +56,53 @@ def split_cells(
         parts[rows[:n_test]] = "test"
         parts[rows[n_test : n_test + n_val]] = "val"
     return parts
+
+
+#: The part of studies that are held out whole.
+HELD_OUT = "held_out"
+
+#: All parts of a corpus.
+CORPUS_PARTS = (*PARTS, HELD_OUT)
+
+#: A donor of this name has its cells split at random.
+BY_CELL = "by cell"
+
+
+def split_groups(
+    groups: Sequence[str], fractions: tuple[float, float, float], seed: int, *keys: str | int
+) -> dict[str, str]:
+    """Split whole groups (the donors of a study, or gene sets) into parts.
+
+    Every part whose share is not zero gets at least one of three or more groups; what rounding leaves over goes
+    to training.
+
+    Parameters
+    ----------
+    groups
+        Names, each once; their order does not matter.
+    fractions
+        Shares of train, val and test.
+    seed, keys
+        Draw the split; `keys` say what of.
+
+    Returns
+    -------
+    dict
+        The part of each group.
+    """
+    order = generator(seed, "groups", *keys).permutation(np.array(sorted(groups), dtype=object))
+    n = len(order)
+    counts = [round(f * n) for f in fractions]
+    if n >= 3:
+        counts = [max(c, 1) if f > 0 else 0 for c, f in zip(counts, fractions, strict=True)]
+    n_test = min(counts[2], n)
+    n_val = min(counts[1], n - n_test)
+    parts = ["test"] * n_test + ["val"] * n_val + ["train"] * (n - n_test - n_val)
+    return {str(group): part for group, part in zip(order, parts, strict=True)}
+
+
+def split_by_hash(keys: np.ndarray, fractions: tuple[float, float, float]) -> np.ndarray:
+    """Split single cells by their hashes (uint64), each on its own; array of int8 positions in `PARTS`."""
+    share = keys.astype(np.float64) / 2.0**64
+    edges = np.cumsum([fractions[2], fractions[1]])
+    return np.select([share < edges[0], share < edges[1]], [2, 1], 0).astype(np.int8)

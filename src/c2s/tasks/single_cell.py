@@ -1,13 +1,22 @@
-"""Tasks about one cell (SPEC §4.1, tasks 2 and 3)."""
+"""Tasks about one cell (SPEC §4.1, tasks 1 to 3)."""
 
 from __future__ import annotations
 
-from c2s.common.errors import UsageError, listing
 from c2s.tasks.base import Task
 
+SINGLE_CELL_MODELING = Task(
+    id="sc_lm",
+    name="Single cell language modeling",
+    kind="single",
+    conditions=("organism",),
+    answer="cell",
+    target="cell_sentence",
+    metric="overlap",
+)
 CELL_TYPE = Task(
     id="cell_type",
     name="Cell type annotation",
+    kind="single",
     conditions=("organism",),
     answer="label",
     target="cell_type",
@@ -16,24 +25,9 @@ CELL_TYPE = Task(
 CONDITIONAL_CELL = Task(
     id="cond_cell",
     name="Conditional cell generation",
+    kind="single",
     conditions=("organism", "cell_type"),
     answer="cell",
     target="cell_sentence",
     metric="overlap",
 )
-
-#: All tasks by id.
-TASKS: dict[str, Task] = {task.id: task for task in (CELL_TYPE, CONDITIONAL_CELL)}
-
-
-def get_task(task_id: str) -> Task:
-    """Return a task by its id.
-
-    Raises
-    ------
-    UsageError
-        There is none of that name.
-    """
-    if task_id not in TASKS:
-        raise UsageError(f"there is no task {task_id!r}; there are: {listing(list(TASKS))}")
-    return TASKS[task_id]

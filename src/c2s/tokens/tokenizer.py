@@ -1,7 +1,8 @@
 """From prompts that hold English and cells to token ids, by gathering a per-gene token table.
 
 A prompt is a sequence of segments: pieces of English (`str`) and cells (arrays of vocabulary columns).
-English goes through the tokenizer; a gene's token ids are looked up. Two modes:
+English goes through the tokenizer, cut where that is safe (see `c2s.tokens.joins`), and what was tokenised once is
+remembered; a gene's token ids are looked up. Two modes:
 
 - "text": genes are written with the backbone's own tokenizer, three to four tokens each, as in the paper.
 - "genes": one token a gene, added to a tokenizer that can still write English.
@@ -13,7 +14,7 @@ In either mode the ids equal what the Hugging Face tokenizer itself makes of the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ import numpy as np
 
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing
+from c2s.tokens.joins import Joins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,6 +33,11 @@ TokenMode = Literal["text", "genes"]
 
 #: Part of a prompt: English, or the columns of a cell in rank order.
 Segment = str | np.ndarray
+
+
+# Pieces of English that a tokenizer remembers, and their length: at most some 20 MB.
+_MOST_PIECES = 100_000
+_LONGEST_PIECE = 48
 
 
 class CellTokenizer:
@@ -44,6 +51,13 @@ class CellTokenizer:
         The genes the model knows; cells in prompts hold its columns.
     mode
         See the module.
+
+    Attributes
+    ----------
+    joins
+        Where a text may be cut without changing its tokens.
+    gene_tokens
+        The token ids of each gene of the vocabulary, behind a space.
 
     Raises
     ------
@@ -65,14 +79,18 @@ class CellTokenizer:
         self.pad_id: int = int(
             backend.eos_token_id if backend.pad_token_id is None else backend.pad_token_id
         )
-        self._after_space = self._piece_table()
+        self.joins = Joins.of(backend)
+        self.gene_tokens = self._gene_table()
+        # Whether a gene may be followed by a space and another one without looking at both together.
+        self._spaced = np.array([self.joins.safe(w, " ") for w in vocabulary.words], dtype=bool)
+        self._pieces: dict[str, bytes] = {}
 
-    def _piece_table(self) -> _Pieces:
+    def _gene_table(self) -> GeneTokens:
         """Return the token ids of each gene behind a space."""
         words = self.vocabulary.words
         if self.mode == "text":
             encoded = self.backend([" " + w for w in words], add_special_tokens=False)["input_ids"]
-            return _Pieces.from_rows(encoded)
+            return GeneTokens.from_rows(encoded)
         ids = self.backend.convert_tokens_to_ids(list(words))
         unknown = self.backend.unk_token_id
         missing = [w for w, i in zip(words, ids, strict=True) if i is None or i == unknown]
@@ -80,34 +98,114 @@ class CellTokenizer:
             raise InputError(
                 f"the tokenizer lacks {len(missing):,} genes of the vocabulary ({listing(missing, 3)})"
             )
-        return _Pieces(np.arange(len(ids) + 1), np.asarray(ids, dtype=np.int32))
+        return GeneTokens(np.arange(len(ids) + 1), np.asarray(ids, dtype=np.int32))
 
     def gene_pieces(self, column: int) -> list[int]:
         """Return the token ids of a gene behind a space."""
-        return self._after_space.row(column).tolist()
+        return self.gene_tokens.row(column).tolist()
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return the token ids of a prompt or a response, without special tokens. int32, shape (n_tokens,)."""
-        parts: list[np.ndarray] = []
+        ids = self._with_gene_tokens if self.mode == "genes" else self._with_gene_texts
+        return np.concatenate([np.empty(0, np.int32), *ids(segments)])
+
+    def encode_english(self, text: str) -> np.ndarray:
+        """Return the token ids of a text that stands alone. int32, shape (n_tokens,).
+
+        It is cut in front of white space where that is safe; pieces that were seen before are looked up.
+        """
+        pieces = self.joins.split(text)
+        found = {piece: self._pieces.get(piece) for piece in pieces}
+        missing = [piece for piece, ids in found.items() if ids is None]
+        if missing:
+            encoded = self.backend(missing, add_special_tokens=False)["input_ids"]
+            made = [np.array(ids, dtype=np.int32).tobytes() for ids in encoded]
+            found.update(zip(missing, made, strict=True))
+            self._remember(missing, made)
+        return np.frombuffer(b"".join([found[piece] or b"" for piece in pieces]), dtype=np.int32)
+
+    def _remember(self, pieces: list[str], ids: list[bytes]) -> None:
+        if len(self._pieces) + len(pieces) > _MOST_PIECES:
+            self._pieces = {}
+        # A tokenizer that cannot be cut gives whole prompts as pieces, which seldom come again.
+        short = zip(pieces[:_MOST_PIECES], ids, strict=False)
+        self._pieces.update((piece, i) for piece, i in short if len(piece) <= _LONGEST_PIECE)
+
+    def encode_before_gene(self, text: str) -> np.ndarray:
+        """Return the token ids of English before a gene token ("genes" mode). int32, shape (n_tokens,).
+
+        A gene token swallows the white space before it, except for what is an added token itself, as line breaks are
+        to Gemma. What the tokenizer makes of the text and a gene tells.
+        """
+        ids = self.encode_english(text + self.vocabulary.words[0])
+        if ids[-1] == self.gene_tokens.ids[0]:
+            return ids[:-1]
+        return self.encode_english(text.rstrip())  # as if the gene did not touch the word before it
+
+    def _with_gene_tokens(self, segments: Iterable[Segment]) -> Iterator[np.ndarray]:
+        """Yield the token ids of English and cells in turn ("genes" mode)."""
         english = ""
         for segment in segments:
             if isinstance(segment, str):
                 english += segment
             elif len(segment):
-                parts.append(self._encode_up_to_gene(english, segment[0]))
-                parts.append(self._after_space.gather(segment[1:]))
+                yield self.encode_before_gene(english)
+                yield self.gene_tokens.gather(segment)
                 english = ""
-        return np.concatenate([*parts, self._encode_english(english)])
+        yield self.encode_english(english)
 
-    def _encode_english(self, text: str) -> np.ndarray:
-        return np.asarray(self.backend(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    def _with_gene_texts(self, segments: Iterable[Segment]) -> Iterator[np.ndarray]:
+        """Yield the token ids of English and cells in turn ("text" mode)."""
+        for part in self._parts_of_text(segments):
+            yield (
+                self.encode_english(part)
+                if isinstance(part, str)
+                else self.gene_tokens.gather(part)
+            )
 
-    def _encode_up_to_gene(self, text: str, column: int) -> np.ndarray:
-        """Return the token ids of English and the first gene of the cell behind it."""
-        if self.mode == "genes":  # gene tokens swallow the white space before them
-            return np.append(self._encode_english(text.rstrip()), self._after_space.row(column))
-        # Together, because how white space is split depends on what stands behind it.
-        return self._encode_english(text + self.vocabulary.words[column])
+    def _parts_of_text(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """Yield English and cells with safe boundaries between them, each gene of a cell behind a space.
+
+        A cell's first gene takes the space that ends the English before it; where that is not safe, or there is no
+        space, the gene is written into the English. So is a last gene that cannot be cut off from what follows, and
+        a whole cell with genes that cannot be cut off from one another.
+        """
+        words = self.vocabulary.words
+        cell = np.empty(0, np.int32)  # not yielded yet,
+        english = ""  # and what stands behind it
+        for segment in segments:
+            if isinstance(segment, str):
+                english += segment
+                continue
+            if not self._spaced[segment[:-1]].all():
+                english += self.text([segment])
+                continue
+            if len(segment) and self._ends_in_a_free_space(english, cell):
+                english = english[:-1]
+            elif len(segment):
+                english += words[segment[0]]
+                segment = segment[1:]
+            if len(segment):
+                yield from self._cell_and_english(cell, english)
+                cell, english = segment, ""
+        yield from self._cell_and_english(cell, english)
+
+    def _ends_in_a_free_space(self, english: str, cell: np.ndarray) -> bool:
+        """Say whether the text of a cell and of English behind it ends in a space that can be cut off."""
+        if english == " ":
+            return not len(cell) or bool(self._spaced[cell[-1]])
+        return english.endswith(" ") and self.joins.safe(english[:-1], " ")
+
+    def _cell_and_english(self, cell: np.ndarray, english: str) -> Iterator[Segment]:
+        """Yield a cell and the English behind it, the last gene with the English where it cannot be cut off."""
+        if len(cell) and english:
+            last = self.vocabulary.words[cell[-1]]
+            if not self.joins.safe(last, english):
+                cell, english = cell[:-1], f" {last}{english}"
+        if len(cell):
+            yield cell
+        if english:
+            yield english
 
     def text(self, segments: Sequence[Segment]) -> str:
         """Return a prompt or response as the text a person would read."""
@@ -156,7 +254,7 @@ class CellTokenizer:
     def gene_columns(self) -> dict[int, int]:
         """Return the vocabulary column of each gene token ("genes" mode)."""
         if not hasattr(self, "_gene_columns"):
-            self._gene_columns = {int(t): i for i, t in enumerate(self._after_space.ids)}
+            self._gene_columns = {int(t): i for i, t in enumerate(self.gene_tokens.ids)}
         return self._gene_columns
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -164,23 +262,34 @@ class CellTokenizer:
         self.backend.save_pretrained(folder)
 
 
-class _Pieces:
-    """Token ids per gene, a ragged array: gene `g` is `ids[indptr[g]:indptr[g + 1]]`."""
+class GeneTokens:
+    """Token ids per gene, a ragged array.
+
+    Attributes
+    ----------
+    indptr : int64 array, shape (n_genes + 1,)
+        Gene `g` is `ids[indptr[g]:indptr[g + 1]]`.
+    ids : int32 array, shape (n_tokens,)
+        The token ids of all genes.
+    """
 
     def __init__(self, indptr: np.ndarray, ids: np.ndarray) -> None:
         self.indptr, self.ids = indptr.astype(np.int64), ids
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[int]]) -> _Pieces:
+    def from_rows(cls, rows: Sequence[Sequence[int]]) -> GeneTokens:
+        """Make the table of one sequence of ids a gene."""
         indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
         return cls(
             indptr, np.fromiter((t for r in rows for t in r), np.int32, count=int(indptr[-1]))
         )
 
     def row(self, column: int) -> np.ndarray:
+        """Return the ids of one gene."""
         return self.ids[self.indptr[column] : self.indptr[column + 1]]
 
     def gather(self, columns: np.ndarray) -> np.ndarray:
+        """Return the ids of genes, one gene after the other."""
         columns = np.asarray(columns, dtype=np.int64)
         lengths = self.indptr[columns + 1] - self.indptr[columns]
         ends = np.cumsum(lengths)

@@ -1,0 +1,127 @@
+"""What maps a pure function over pieces of work: the processes of one machine, or Ray Data."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from c2s.common.errors import C2SError, UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Pieces of work that wait for each process, so that none has to wait for the main process.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """What became of a piece of work: a result, or the line that says what went wrong."""
+
+    item: Item
+    result: Result | None
+    error: str | None
+
+
+def map_here(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Outcome[Item, Result]]:
+    """Map a function over items with the processes of this machine; yield outcomes as they come.
+
+    A failure of one item is an outcome, and the others go on. No more than `_AHEAD` items wait for each process.
+
+    Parameters
+    ----------
+    function
+        Picklable; raises `C2SError` for what a user can mend.
+    workers
+        Processes. With one, the work is done in this process.
+
+    Raises
+    ------
+    C2SError
+        A process died, for example for want of memory.
+    """
+    if workers == 1:
+        for item in items:
+            yield _attempt(function, item)
+        return
+    # Not fork: the libraries that are loaded hold threads and locks.
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["c2s.corpus.unit"])
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(),)) as pool:
+        try:
+            yield from _bounded(pool, function, items, _AHEAD * workers)
+        except BrokenProcessPool as error:
+            raise C2SError(
+                "a worker process was ended from outside, perhaps for want of memory; what was finished is kept: run "
+                "the same command again, with fewer --workers if it happens again"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _bounded(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], most: int
+) -> Iterator[Outcome[Item, Result]]:
+    waiting = iter(items)
+    running: set[Future[Outcome[Item, Result]]] = set()
+    while True:
+        while len(running) < most:
+            item = next(waiting, None)
+            if item is None:
+                break
+            running.add(pool.submit(_attempt, function, item))
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    try:
+        return Outcome(item, function(item), None)
+    except C2SError as error:
+        return Outcome(item, None, str(error))
+
+
+def _begin(parent: int) -> None:
+    """Prepare a worker: one thread for the kernels, because there is a process a core; and none outlives its parent."""
+    import numba
+    import pyarrow as pa
+
+    numba.set_num_threads(1)
+    pa.set_cpu_count(1)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    """End this process when the main one is gone: it may have been killed, and nobody would take the results."""
+    while True:
+        time.sleep(0.5)
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+
+
+def map_with(
+    engine: str, function: Callable[[Any], Any], items: Sequence[Any], workers: int
+) -> Iterator[Outcome[Any, Any]]:
+    """Map with the engine that a recipe names."""
+    if engine == "processes":
+        return map_here(function, items, workers)
+    if engine == "ray":
+        from c2s.corpus.ray_engine import map_on_ray
+
+        return map_on_ray(function, items, workers)
+    raise UsageError(f"engine {engine!r} is unknown; use 'processes' or 'ray'")

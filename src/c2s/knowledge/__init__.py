@@ -1,0 +1,1 @@
+"""What is known of genes beyond the data: gene sets."""
