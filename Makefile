@@ -16,7 +16,7 @@ QUIET := $(if $(CI),--quiet)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(QUIET)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint docs clean clean-all
+.PHONY: help install demo test test-fast tokenizers lint docs clean clean-all
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ test: $(STAMP) ## run all tests
 
 test-fast: $(STAMP) ## run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto $(ARGS)
+
+tokenizers: $(STAMP) ## fetch the tokenizers of real models into .tokenizers/; some tests need them
+	$(BIN)/python scripts/fetch_tokenizers.py .tokenizers
 
 lint: $(STAMP) ## ruff, mypy and the import rules between rooms
 	$(BIN)/ruff check .

@@ -123,6 +123,29 @@ def write_packed(plain: Path, path: Path) -> None:
                 place[start : start + step] = matrix[name][start : start + step]
 
 
+def write_first(path: Path, first: Path, n_cells: int) -> None:
+    """Write the first cells of a file, packed if it is."""
+    from anndata.io import read_elem
+
+    with (
+        h5py.File(path, "r") as source,
+        atomic_file(first) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        obs, var = read_elem(source["obs"]).iloc[:n_cells], read_elem(source["var"])
+        matrix = source["X"]
+        indptr = matrix["indptr"][: len(obs) + 1]
+        packed = matrix["data"].compression is not None
+        for name, place in zip(
+            ("data", "indices"),
+            _start(file, obs, list(var.index), indptr, packed=packed),
+            strict=True,
+        ):
+            for start in range(0, len(place), VALUES_AT_A_TIME):
+                stop = min(start + VALUES_AT_A_TIME, len(place))
+                place[start:stop] = matrix[name][start:stop]
+
+
 def _symbols() -> list[str]:
     import c2s
 

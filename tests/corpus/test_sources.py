@@ -21,8 +21,17 @@ from hypothesis import strategies as st
 
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError
-from c2s.corpus import sources
-from c2s.corpus.sources import digest, expand, labels, open_source
+from c2s.corpus.sources import (
+    AnnDataSource,
+    arrays,
+    by_row,
+    digest,
+    expand,
+    matrices,
+    obs,
+    open_source,
+)
+from c2s.corpus.sources.obs import labels
 
 SLICES = [(0, 1), (1, 37), (37, 37), (37, 120), (5, 60), (119, 120), (0, 120)]
 
@@ -177,7 +186,7 @@ def test_packed_chunks(cells, tmp_path, monkeypatch, with_isal, how, dtype):
     path = write_sparse(tmp_path / "cells.h5ad", matrix, **GZIP[how])
     with open_source(path) as source:
         unpacked_here = with_isal and "gzip" in str(GZIP[how]) and "fletcher32" not in GZIP[how]
-        assert isinstance(source._rows.data, sources._GzipRun) == unpacked_here
+        assert isinstance(source._rows.data, arrays.GzipArray) == unpacked_here
         assert source.read(0, 5).dtype == dtype
         assert_reads(source, matrix)
 
@@ -190,7 +199,7 @@ def packed(tmp_path_factory):
     with h5py.File(path, "w") as file:
         file.create_dataset("a", data=values, chunks=(64,), compression="gzip", shuffle=True)
     with h5py.File(path, "r") as file:
-        yield sources._run(str(path), file["a"]), values
+        yield arrays.open_array(str(path), file["a"]), values
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), max_size=8))
@@ -208,7 +217,7 @@ def test_unshuffle(numbers, size):
     values = np.array(numbers, np.uint64).astype(f"u{size}")
     raw = np.ascontiguousarray(values.view(np.uint8).reshape(-1, size).T).ravel()
     out = np.empty_like(values)
-    sources._unshuffle(raw, out)
+    arrays._unshuffle(raw, out)
     np.testing.assert_array_equal(out, values)
 
 
@@ -223,7 +232,7 @@ def test_unsorted_and_repeated_places(tmp_path):
         assert source.read(0, 3).toarray().tolist() == expected
         assert source.read(1, 2).has_canonical_format
     memory = ad.AnnData(matrix)
-    source = sources.AnnDataSource("memory", memory)
+    source = AnnDataSource("memory", memory)
     assert source.read(0, 3).toarray().tolist() == expected
     assert memory.X.data.tolist() == [1, 2, 3, 4, 5]
 
@@ -247,7 +256,7 @@ def test_half_precision(tmp_path, form):
 
 
 def test_a_dense_matrix_is_read_in_pieces(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_DENSE_BYTES", 10 * 4000 * 4)
+    monkeypatch.setattr(matrices, "_DENSE_BYTES", 10 * 4000 * 4)
     path = tmp_path / "dense.h5ad"
     stored_as(cells, "dense").write_h5ad(path)
     read = []
@@ -285,7 +294,7 @@ def by_column(cells, tmp_path):
 @pytest.mark.parametrize("block", [100, 5000, 1 << 20])
 def test_columns_become_rows(cells, by_column, tmp_path, monkeypatch, block):
     # A block of 100 values is less than most cells have; 5,000 are a few cells.
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(by_row, "_BLOCK", block)
     with open_source(by_column, scratch=tmp_path / "scratch") as source:
         assert_reads(source, cells.X)
     made = list((tmp_path / "scratch").glob("*/matrix/*"))
@@ -303,7 +312,7 @@ def test_the_copy_by_row_is_made_once(cells, by_column, tmp_path, monkeypatch):
         blocks = list(pool.map(opened, [by_column] * 4))
     for block in blocks:
         np.testing.assert_array_equal(block.toarray(), cells.X.toarray())
-    monkeypatch.setattr(sources, "_write_by_row", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(by_row, "_write_by_row", lambda *_: pytest.fail("made again"))
     moved = shutil.copy(by_column, tmp_path / "moved.h5ad")  # the same content elsewhere
     opened(moved)
     with open_source(moved, scratch=scratch, content=digest(by_column)) as source:
@@ -322,7 +331,7 @@ def test_a_full_disk_leaves_nothing(by_column, tmp_path, monkeypatch, cells):
 
     scratch = tmp_path / "scratch"
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_sort_bucket", full)
+        patch.setattr(by_row, "_sort_bucket", full)
         with pytest.raises(C2SError) as error:
             open_source(by_column, scratch=scratch)
     one_line(error, scratch, "no space left")
@@ -430,7 +439,7 @@ def labelled(request, tmp_path_factory):
         ):
             adata = ad.AnnData(sp.csr_matrix(np.eye(4, dtype=np.float32)), obs=obs)
         if request.param == "memory":
-            yield sources.AnnDataSource("memory", adata)
+            yield AnnDataSource("memory", adata)
             return
         path = folder / ("cells." + request.param.split()[0])
         version = 2 if request.param.endswith("2") else 3
@@ -442,7 +451,7 @@ def labelled(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", TEXT)
 def test_columns_of_every_kind(labelled, name, monkeypatch):
-    monkeypatch.setattr(sources, "_BLOCK", 3)  # columns are longer than a block
+    monkeypatch.setattr(obs, "_BLOCK", 3)  # columns are longer than a block
     column = labelled.column(name.replace(" ", "_"))
     assert column.type == pa.dictionary(pa.int32(), pa.string())
     assert column.to_pylist() == TEXT[name]

@@ -198,14 +198,28 @@ def _show_counts(counts: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def _size(n: int) -> str:
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n >= factor:
+            return f"{n / factor:,.1f} {unit}"
+    return f"{n / 1e3:,.0f} kB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, factor in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
 def _show_preview(found: Preview) -> None:
     print(
         f"{found.files:,} files, {found.cells:,} cells of {found.studies:,} studies, {found.genes:,} genes;"
         f" {found.units:,} units of work"
     )
     print(
-        f"about {found.samples:,} samples, {found.tokens:,} tokens, {found.bytes / 1e9:,.2f} GB,"
-        f" {found.seconds / 60:,.1f} minutes, {found.bytes_per_process / 1e6:,.0f} MB a process beyond its libraries"
+        f"about {found.samples:,} samples, {found.tokens:,} tokens, {_size(found.bytes)},"
+        f" {_duration(found.seconds)}, {found.bytes_per_process / 1e6:,.0f} MB a process beyond its libraries"
         f" (measured on {found.trial_cells:,} cells)"
     )
     if found.teacher is not None:

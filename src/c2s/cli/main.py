@@ -625,7 +625,7 @@ def main() -> None:
 
 def _click_error(error: Exception, debug: bool) -> None:
     """Report wrong use in the words of typer, and raise anything else."""
-    if not str(error) and len(sys.argv) == 1:
+    if type(error).__name__ == "NoArgsIsHelpError":
         sys.exit(2)  # the bare command has shown its help
     show = getattr(error, "format_message", None)
     if show is None:

@@ -54,7 +54,7 @@ class Config(BaseModel):
 def explain(error: ValidationError, model: type[Config]) -> str:
     """Return the first problem of a validation as one line."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the recipe"
+    field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         # The fields of a nested table are not those of `model`.
         known = model.field_names() if len(first["loc"]) == 1 else []
@@ -63,4 +63,6 @@ def explain(error: ValidationError, model: type[Config]) -> str:
     if first["type"] == "missing":
         return f"the field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message  # of several fields together: it names them, and the whole recipe is too long to quote
     return f"{field} = {first['input']!r}: {message[0].lower()}{message[1:]}"

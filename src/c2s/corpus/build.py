@@ -25,9 +25,10 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError, listing
 from c2s.common.files import atomic_directory, atomic_file, refuse_foreign, sha256
 from c2s.corpus.engines import map_with
-from c2s.corpus.index import SourceFile, SourceIndex, index_source, words_path
+from c2s.corpus.index import SourceFile, SourceIndex, index_source, stamp, words_path
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
 from c2s.corpus.shards import LAYOUT
+from c2s.corpus.show import manifest_digest
 from c2s.corpus.sources import expand
 from c2s.corpus.splits import BY_CELL, CORPUS_PARTS, HELD_OUT, split_groups
 from c2s.corpus.unit import (
@@ -402,7 +403,10 @@ def build_corpus(
     recipe, folder, out = read_recipe(recipe_path), Path(recipe_path).resolve().parent, Path(out)
     workers = workers or len(os.sched_getaffinity(0))
     refuse_foreign(out, CONTENTS)
-    (out / "work").mkdir(parents=True, exist_ok=True)
+    try:
+        (out / "work").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: the folder cannot be made ({error.strerror})") from error
     with _lock(out):
         # A manifest stands for a complete corpus.
         (out / "manifest.json").unlink(missing_ok=True)
@@ -473,6 +477,7 @@ def _leave_shared(plan: Plan, out: Path, tokenizer_sha: str) -> None:
                 "path": file.path,
                 "resolved": file.resolved,
                 "recipe": file.recipe.model_dump(mode="json"),
+                "stamp": stamp(file.resolved),
             }
             for sha, (file, _) in plan.sources.items()
         },
@@ -566,17 +571,34 @@ def _finish(
 ) -> dict[str, Any]:
     _remove_strangers(out, records)
     manifest = _manifest(plan, [records[u.name] for u in units], tokenizer_sha)
+    if not manifest["cells"]:
+        raise InputError(
+            f"no cell of the sources is left ({_reasons(manifest['dropped']['cells'])}); change 'quality' or 'keep'"
+        )
     with atomic_file(out / "recipe.yaml") as path:
         path.write_text(
             yaml.safe_dump(plan.recipe.deciding(), sort_keys=False, allow_unicode=True), "utf-8"
         )
     with atomic_file(out / "README.md") as path:
         path.write_text(_card(manifest), "utf-8")
+    manifest["other files"] = _other_files(out)
+    manifest["digest"] = manifest_digest(manifest)
     shutil.rmtree(out / "work")
     with atomic_file(out / "manifest.json") as path:
         path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (out / "log.jsonl").unlink(missing_ok=True)
     return manifest
+
+
+def _other_files(out: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that is no shard; not of the card, which people edit."""
+    paths = [
+        out / "recipe.yaml",
+        out / "genes.txt",
+        *(out / "tokenizer").iterdir(),
+        *(out / "units").iterdir(),
+    ]
+    return {str(p.relative_to(out)): sha256(p) for p in sorted(paths)}
 
 
 def _remove_strangers(out: Path, records: Mapping[str, UnitRecord]) -> None:
@@ -629,7 +651,7 @@ def _manifest(plan: Plan, records: Sequence[UnitRecord], tokenizer_sha: str) -> 
         "tokenizer": {"sha256": tokenizer_sha, "mode": plan.recipe.tokens},
         "genes": len(plan.words),
         "splits": plan.splits,
-        "notes": plan.notes,
+        "notes": [*plan.notes, *_empty_tasks(plan.recipe, records)],
         "cells": _in_order(_total([r.cells for r in records])),
         "samples": _by_split([r.samples for r in records]),
         "tokens": _by_split([r.tokens for r in records]),
@@ -641,6 +663,23 @@ def _manifest(plan: Plan, records: Sequence[UnitRecord], tokenizer_sha: str) -> 
         },
         "files": {name: facts for r in records for name, facts in r.files.items()},
     }
+
+
+def _empty_tasks(recipe: CorpusRecipe, records: Sequence[UnitRecord]) -> list[str]:
+    """Return a note of the tasks of which there is no sample, and why."""
+    drawn = {t for r in records for by_task in r.samples.values() for t in by_task}
+    dropped = _total([r.dropped_samples for r in records])
+    notes = []
+    for task in recipe.task_ids("single", "multi", "gene_set"):
+        if task not in drawn:
+            why = {r.partition(": ")[2]: n for r, n in dropped.items() if r.startswith(f"{task}: ")}
+            none = "no gene sets" if TASKS[task].kind == "gene_set" else "too few were asked for"
+            notes.append(f"{task} ({max(why, key=lambda r: why[r]) if why else none})")
+    return [f"there is no sample of {listing(notes)}"] if notes else []
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return listing([f"{n:,} {reason}" for reason, n in counts.items()])
 
 
 def _total(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

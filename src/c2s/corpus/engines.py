@@ -99,6 +99,7 @@ def _begin(parent: int) -> None:
     import numba
     import pyarrow as pa
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     numba.set_num_threads(1)
     pa.set_cpu_count(1)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()

@@ -140,10 +140,20 @@ def words_path(work: Path, sha256: str) -> Path:
     return work / f"{sha256[:SHORT]}.words"
 
 
-def read_fields(work: Path, sha256: str, start: int, stop: int) -> pa.Table:
-    """Return the fields of some cells, and `kept`: whether the recipe's `keep` takes them."""
+def stamp(path: str) -> list[int]:
+    """Return the size and the time of change of a file; empty for a folder or packaged data."""
+    if not Path(path).is_file():
+        return []
+    facts = Path(path).stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def read_fields(work: Path, sha256: str, start: int = 0, stop: int | None = None) -> pa.Table:
+    """Return the fields of some cells, or all, and `kept`: whether the recipe's `keep` takes them."""
     with pa.memory_map(str(fields_path(work, sha256))) as handle:
-        return pa.ipc.open_file(handle).read_all().slice(start, stop - start)
+        return (
+            pa.ipc.open_file(handle).read_all().slice(start, None if stop is None else stop - start)
+        )
 
 
 def _look_key(file: SourceFile) -> str:

@@ -29,7 +29,7 @@ from c2s.corpus.engines import Item, Outcome, Result
 _TRIES = 6
 
 #: Seconds that a machine is given to see a new folder: network file systems look again only now and then.
-_PATIENCE = 10.0
+_PATIENCE = 5.0
 
 #: Seconds until a machine that does not answer is a problem. Its first task waits for the imports of a fresh process.
 _ANSWER = 300.0
@@ -67,8 +67,9 @@ def map_on_ray(
     if not items:
         return
     folder, function = _absolute(function)
-    with _connected(workers), _common_ground(folder) as ground:
-        _check_machines(folder, ground)
+    with connected(workers) as elsewhere, _common_ground(folder) as ground:
+        if elsewhere:
+            _check_machines(folder, ground)
         yield from _mapped(function, items, ground)
 
 
@@ -84,11 +85,31 @@ def _absolute(function: Callable[[Item], Result]) -> tuple[Path, Callable[[Item]
 
 
 @contextmanager
-def _connected(workers: int) -> Iterator[None]:
-    """Join a cluster or start a local one; leave or stop it at the end, unless the caller had joined it before."""
+def connected(workers: int) -> Iterator[bool]:
+    """Join a cluster or start a local one, and leave or stop it at the end.
+
+    Inside another such block, or where the caller has joined a cluster, that one is used and stays.
+
+    Parameters
+    ----------
+    workers
+        CPUs of the local cluster that is started where there is no other.
+
+    Yields
+    ------
+    bool
+        Whether other machines may belong to the cluster.
+
+    Raises
+    ------
+    UsageError
+        Ray is not installed, or `RAY_ADDRESS` names no cluster that can be used.
+    C2SError
+        The cluster cannot be joined or started.
+    """
     ray = _import_ray()
     if ray.is_initialized():
-        yield
+        yield len(ray.nodes()) > 1
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _address()
@@ -103,7 +124,7 @@ def _connected(workers: int) -> Iterator[None]:
         where = "a local cluster cannot be started" if address is None else f"the cluster {address}"
         raise C2SError(f"Ray: {where}: {_in_one_line(error)}") from error
     try:
-        yield
+        yield address is not None
     finally:
         ray.shutdown()
 

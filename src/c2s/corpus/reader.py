@@ -19,11 +19,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -79,7 +79,7 @@ def permuted(places: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 class EpochOrder:
     """The order of all items in one epoch.
 
-    Shards are shuffled and taken `window` at a time; all items of the shards of a window are permuted together.
+    Shards are shuffled and taken about `window` at a time; all items of the shards of a window are permuted together.
 
     Parameters
     ----------
@@ -94,10 +94,11 @@ class EpochOrder:
     def __init__(self, counts: np.ndarray, window: int | None, seed: int, epoch: int) -> None:
         self._shards = generator(seed, "shards", epoch).permutation(len(counts))
         self._starts = np.concatenate([[0], np.cumsum(counts[self._shards])])
-        edges = np.arange(0, len(counts), window or len(counts))
-        self._windows = self._starts[np.append(edges, len(counts))]
+        n_windows = 1 if window is None else -(-len(counts) // window)
+        # Windows of even size: a last one of a single shard would not be mixed.
+        self._windows = self._starts[np.arange(n_windows + 1) * len(counts) // n_windows]
         self._keys = generator(seed, "items", epoch).integers(
-            0, 1 << 64, size=(len(edges), _ROUNDS), dtype=np.uint64
+            0, 1 << 64, size=(n_windows, _ROUNDS), dtype=np.uint64
         )
 
     def locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,12 +155,18 @@ class OpenShard:
         tasks: frozenset[str] | None,
         studies: Mapping[str, int],
     ) -> None:
-        self.shard = TokenShard(path)
+        try:
+            self.shard = TokenShard(path)
+            _check_columns(self.shard)
+        except (pa.ArrowException, KeyError) as error:
+            raise InputError(
+                f"{path}: is damaged ({str(error).splitlines()[0]}); run c2s corpus verify"
+            ) from error
         found = (len(self.shard), self.shard.n_sequences, self.shard.facts.split)
         if found != (entry.samples, entry.sequences, split):
             raise InputError(
-                f"{path}: has {found[0]:,} samples in {found[1]:,} sequences of split {found[2]!r}, where the corpus has "
-                f"{entry.samples:,} in {entry.sequences:,} of {split!r}; run c2s corpus verify"
+                f"{path}: has {found[0]:,} samples in {found[1]:,} sequences of split {found[2]!r}, where the corpus "
+                f"has {entry.samples:,} in {entry.sequences:,} of {split!r}; run c2s corpus verify"
             )
         self.prompt_lengths = self.shard.column("prompt_length").to_numpy().astype(np.int64)
         self.tasks = _codes(self.shard, "task", {name: k for k, name in enumerate(TASKS)})
@@ -175,18 +182,30 @@ class OpenShard:
                 )
 
 
+def _check_columns(shard: TokenShard) -> None:
+    """Refuse columns that point outside of themselves: Arrow trusts them, and a damaged file would end the process."""
+    for name in ("tokens", "prompt_length", "task", "study"):
+        column = shard.column(name)
+        column.validate(full=True)
+        for chunk in column.chunks:
+            if isinstance(chunk, pa.DictionaryArray):
+                chunk.dictionary.validate(full=True)
+
+
 def _codes(shard: TokenShard, name: str, numbers: Mapping[str, int]) -> np.ndarray:
     """Return a dictionary column as numbers that hold for the whole corpus; -1 for none. int64, shape (n_samples,)."""
     out = []
     for chunk in shard.column(name).chunks:
         words = chunk.dictionary.to_pylist()
+        codes = chunk.indices.cast(pa.int64()).fill_null(len(words)).to_numpy()
         unknown = [w for w in words if w not in numbers]
         if unknown:
             raise InputError(
-                f"{shard.path}: has the {name} {unknown[0]!r}, which this version or the corpus's manifest does not know"
+                f"{shard.path}: has the {name} {unknown[0]!r}, which "
+                + ("this version" if name == "task" else "the corpus's manifest")
+                + " does not know; build the corpus anew"
             )
-        table = np.array([*(numbers[w] for w in words), -1], np.int64)
-        out.append(table[chunk.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)])
+        out.append(np.array([*(numbers[w] for w in words), -1], np.int64)[codes])
     return np.concatenate(out)
 
 
@@ -202,11 +221,11 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
     packed
         True: an item is a packed sequence. False: an item is a sample.
     tasks
-        Only samples of these tasks. Needs `packed=False`, because packed sequences hold samples of all; a corpus that is
-        built with only these tasks packs them.
+        Only samples of these tasks. Needs `packed=False`, because packed sequences hold samples of all; a corpus that
+        is built with only these tasks packs them.
     loss
-        What is learned: "response", the tokens of responses with their end-of-text, as in supervised fine-tuning; "all",
-        every token but the first of a sample, as in pre-training (SPEC §5).
+        What is learned: "response", the tokens of responses with their end-of-text, as in supervised fine-tuning;
+        "all", every token but the first of a sample, as in pre-training (SPEC §5).
     window
         Shards whose items are shuffled together. More mix studies better and keep more files in use; None shuffles
         everything together.
@@ -231,10 +250,12 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
 
     Attributes
     ----------
-    tasks : tuple of str
-        Names that `task_ids` count in.
-    studies : tuple of str
-        Names that `study_ids` count in.
+    task_names : tuple of str
+        What `task_ids` count in.
+    study_names : tuple of str
+        What `study_ids` count in.
+    n_items : int
+        Items of an epoch over all ranks.
 
     Raises
     ------
@@ -253,7 +274,7 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
     - `position_ids`: from 0 in each sample. int64, shape (t,)
     - `seq_idx`: which sample of the sequence, from 0. int32, shape (t,)
     - `seq_lengths`: tokens of each sample. int64, shape (n,)
-    - `task_ids`, `study_ids`: places in `tasks` and `studies`, -1 for none. int64, shape (n,)
+    - `task_ids`, `study_ids`: places in `task_names` and `study_names`, -1 for none. int64, shape (n,)
 
     A sample is a dictionary of `input_ids`, `labels` and `loss_mask` as above, and `task_ids` and `study_ids` of shape
     ().
@@ -291,26 +312,27 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
         max_open: int = 256,
     ) -> None:
         super().__init__()
-        for name, value in (("window", window), ("epochs", epochs), ("batch_size", batch_size), ("max_open", max_open)):  # fmt: skip
+        sizes = {"window": window, "epochs": epochs, "batch_size": batch_size, "max_open": max_open}
+        for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; expected at least 1")
         if loss not in ("response", "all"):
             raise UsageError(f"loss is {loss!r}; expected 'response' or 'all'")
         if tasks is not None and packed:
             raise UsageError(
-                "tasks cannot be chosen from packed sequences, which hold samples of all; give packed=False, or build a "
-                "corpus of only these tasks"
+                "tasks cannot be chosen from packed sequences, which hold samples of all; give packed=False, or build "
+                "a corpus of only these tasks"
             )
         self.folder, self.split, self.packed, self.loss = Path(folder), split, packed, loss
         self.window, self.seed, self.epochs = window, seed, epochs
         self.batch_size, self.max_open = batch_size, max_open
         self.rank, self.world_size = _rank(rank, world_size)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(self.folder)
         self._wanted = None if tasks is None else frozenset(tasks)
         self._entries = _entries(self.folder, manifest, split, packed, self._wanted)
-        self.tasks = tuple(TASKS)
-        self.studies = tuple(sorted(manifest["splits"]))
-        self._study_numbers = {name: k for k, name in enumerate(self.studies)}
+        self.task_names = tuple(TASKS)
+        self.study_names = tuple(sorted(manifest["splits"]))
+        self._study_numbers = {name: k for k, name in enumerate(self.study_names)}
         self._counts = np.array([e.items for e in self._entries], np.int64)
         self.n_items = int(self._counts.sum())
         self._per_epoch = (
@@ -321,10 +343,13 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
                 f"{folder}: {self.n_items:,} items of {split!r} are fewer than {self.world_size:,} ranks; give "
                 "drop_last=False"
             )
-        #: Epoch, place in the rank's stream where iterating begins, and how many a worker has of what follows. Shared
-        #: memory, so that workers that persist are told of another epoch.
-        self._start = torch.zeros(3, dtype=torch.int64).share_memory_()
+        # Where iterating begins: epoch, and place in this rank's stream. In shared memory, so that workers that
+        # persist are told of another epoch.
+        self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
+        # In a worker: where the whole began before, and where this worker goes on from; see `load_state_dict`.
+        self._resumed: tuple[list[int], tuple[int, int, int]] | None = None
         self._done = 0
+        self._last_order: tuple[int, EpochOrder] | None = None
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
 
     def __len__(self) -> int:
@@ -355,8 +380,8 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
     def skip(self, n: int) -> None:
         """Go `n` items of this rank further; nothing is read.
 
-        Where workers of a DataLoader read, this process does not know how far they are: `load_state_dict` or
-        `set_epoch` first, then skip `batches * batch_size`.
+        Where workers of a DataLoader read, this process does not know how far they are: skip counts from where the
+        iteration began, so give `batches * batch_size`.
 
         Raises
         ------
@@ -379,14 +404,9 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
         if worker is None:
             epoch, position = self._place()
             return state | {"epoch": epoch, "position": position}
-        epoch, position, _ = self._start.tolist()
-        return state | {
-            "epoch": epoch,
-            "position": position,
-            "worker": worker.id,
-            "workers": worker.num_workers,
-            "done": self._done,
-        }
+        epoch, position, _ = self._first()
+        mine = {"worker": worker.id, "workers": worker.num_workers, "batch_size": self.batch_size}
+        return state | {"epoch": epoch, "position": position, "done": self._done} | mine
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Begin the next iteration at a place that `state_dict` returned.
@@ -407,36 +427,51 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
                 f"{self.folder}: the state is of a reader with another corpus, split, packed, tasks, window or seed; "
                 "give the same as when it was saved"
             )
-        position = int(state["position"])
-        if state["world_size"] != self.world_size:
-            position, left = divmod(position * int(state["world_size"]), self.world_size)
-            if left or "worker" in state:
-                raise UsageError(
-                    f"the state was saved with {state['world_size']} ranks and cannot go on with {self.world_size}; "
-                    "use as many as then"
-                )
-        worker = get_worker_info()
-        mine = None if worker is None else (worker.id, worker.num_workers)
-        if "worker" in state and mine != (state["worker"], state["workers"]):
+        if "worker" in state:
+            self._resume_worker(state)
+            return
+        position, left = divmod(state["position"] * state["world_size"], self.world_size)
+        if left:
             raise UsageError(
-                f"the state is of worker {state['worker']} of {state['workers']}; use num_workers={state['workers']}"
+                f"the state was saved with {state['world_size']:,} ranks after {state['position']:,} items of each, "
+                f"which {self.world_size:,} ranks cannot share; use as many as then"
             )
-        self._begin(int(state["epoch"]), position, int(state.get("done", 0)))
+        self._begin(state["epoch"], position)
+
+    def _resume_worker(self, state: Mapping[str, Any]) -> None:
+        """Go on as a worker of a StatefulDataLoader, which loads the state of each worker into that worker."""
+        worker = get_worker_info()
+        names = ("worker", "workers", "batch_size", "world_size")
+        found = tuple(state[name] for name in names)
+        mine = (None, None) if worker is None else (worker.id, worker.num_workers)
+        if found != (*mine, self.batch_size, self.world_size):
+            raise UsageError(
+                f"the state is of worker {found[0]} of {found[1]} with batch_size {found[2]} and world_size "
+                f"{found[3]}; use as many as then"
+            )
+        # What this worker has read is not to be told to the others, so not in shared memory; and it holds until
+        # another epoch is told there.
+        place = (state["epoch"], state["position"], state["done"])
+        self._resumed = (self._start.tolist(), place)
+        self._done = state["done"]
+
+    def _first(self) -> tuple[int, int, int]:
+        """Return epoch and place where iterating begins, and how much of what follows is done."""
+        start = self._start.tolist()
+        if self._resumed is not None and self._resumed[0] == start:
+            return self._resumed[1]
+        return start[0], start[1], 0
 
     def _place(self) -> tuple[int, int]:
         """Return the epoch and the place in it of the next item of this process."""
-        epoch, position, _ = self._start.tolist()
+        epoch, position, _ = self._first()
         further, position = divmod(position + self._done, self._per_epoch)
         return epoch + further, position
 
-    def _begin(self, epoch: int, position: int, done: int = 0) -> None:
+    def _begin(self, epoch: int, position: int) -> None:
         further, position = divmod(position, self._per_epoch)
-        worker = get_worker_info()
-        if worker is not None and self._start.is_shared():
-            # The state of one worker is not that of the others.
-            self._start = self._start.clone()
-        self._start.copy_(torch.tensor([epoch + further, position, done]))
-        self._done = done
+        self._start.copy_(torch.tensor([epoch + further, position]))
+        self._done = 0
 
     def _order_digest(self) -> str:
         names = [(e.name, e.items) for e in self._entries]
@@ -447,7 +482,7 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield the items from the place where `set_epoch`, `skip` or `load_state_dict` put it."""
-        epoch, position, self._done = self._start.tolist()
+        epoch, position, self._done = self._first()
         last = epoch + 1 if self.epochs is None else self.epochs
         total = (last - epoch) * self._per_epoch - position
         for own in self._own_places(self._done, total):
@@ -490,7 +525,10 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
             yield from zip(shards.tolist(), items.tolist(), done[here].tolist(), strict=True)
 
     def _order(self, epoch: int) -> EpochOrder:
-        return _epoch_order(self._counts.tobytes(), self.window, self.seed, epoch)
+        if self._last_order is None or self._last_order[0] != epoch:
+            order = EpochOrder(self._counts, self.window, self.seed, epoch)
+            self._last_order = (epoch, order)
+        return self._last_order[1]
 
     def _opened(self, k: int) -> OpenShard:
         if k in self._open:
@@ -503,11 +541,6 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
             self.folder / entry.name, entry, self.split, self._wanted, self._study_numbers
         )
         return self._open[k]
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(counts: bytes, window: int | None, seed: int, epoch: int) -> EpochOrder:
-    return EpochOrder(np.frombuffer(counts, np.int64), window, seed, epoch)
 
 
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:

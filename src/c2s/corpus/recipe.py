@@ -98,6 +98,14 @@ class QualityControl(Config):
         "pass over the files. Not specified by the paper.",
     )
 
+    @model_validator(mode="after")
+    def _some_are_left(self) -> Self:
+        if self.max_genes is not None and self.max_genes < self.min_genes:
+            raise ValueError(
+                f"max_genes {self.max_genes:,} is below min_genes {self.min_genes:,}, so that no cell is left"
+            )
+        return self
+
 
 class TaskRecipe(Config):
     """How often a task is drawn."""
@@ -140,6 +148,16 @@ class SplitRecipe(Config):
         if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) < 0:
             raise ValueError("the shares of train, val and test must be ≥ 0 and sum to 1")
         return self
+
+
+def _refuse_idle(task: str, spec: TaskRecipe) -> None:
+    """Refuse a setting that a task does not have."""
+    kind = TASKS[task].kind
+    idle = {"multi": [], "single": ["cells"], "gene_set": ["weight", "genes", "cells"]}[kind]
+    for name in idle:
+        if getattr(spec, name) is not None:
+            what = "is of one cell" if kind == "single" else "draws samples_per_gene_set samples"
+            raise ValueError(f"tasks.{task}.{name} does nothing, for the task {what}; leave it out")
 
 
 class CorpusRecipe(Config):
@@ -232,7 +250,7 @@ class CorpusRecipe(Config):
         if unknown:
             close = nearest(unknown[0], TASKS)
             raise ValueError(
-                f"there is no task {unknown[0]!r}"
+                f"tasks: there is no task {unknown[0]!r}"
                 + (
                     f"; did you mean {close[0]!r}?"
                     if close
@@ -243,6 +261,7 @@ class CorpusRecipe(Config):
         ranges["multi_cells"] = self.multi_cells
         for task, spec in self.tasks.items():
             if spec is not None:
+                _refuse_idle(task, spec)
                 ranges |= {
                     f"tasks.{task}.{name}": value
                     for name, value in (("genes", spec.genes), ("cells", spec.cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.seeds import generator
-from c2s.corpus.shards import TokenShard
+from c2s.corpus.shards import LAYOUT, TokenShard
 from c2s.corpus.splits import CORPUS_PARTS
 from c2s.tokens.tokenizer import CellTokenizer, load_tokenizer
 
@@ -25,7 +26,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        There is none, or it is damaged.
+        There is none, it is damaged, or of another layout.
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
@@ -39,14 +40,37 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             )
         )
     try:
-        return dict(json.loads(path.read_bytes()))
+        manifest = json.loads(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); run c2s corpus build again") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"layout", "recipe", "files"}:
+        raise InputError(f"{path}: is no manifest of a corpus; give a folder of c2s corpus build")
+    if manifest["layout"] != LAYOUT:
+        raise InputError(
+            f"{path}: the corpus has layout {manifest['layout']!r}; this version reads layout {LAYOUT}; build it anew"
+        )
+    return manifest
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a manifest says; it is kept under `digest`, so that a change is seen."""
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def corpus_tokenizer(folder: str | Path, manifest: Mapping[str, Any]) -> CellTokenizer:
-    """Return the tokenizer of a corpus, with all its genes."""
-    words = (Path(folder) / "genes.txt").read_text("utf-8").split("\n")
+    """Return the tokenizer of a corpus, with all its genes.
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged.
+    """
+    path = Path(folder) / "genes.txt"
+    try:
+        words = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read; run c2s corpus build again") from error
     backend = load_tokenizer(Path(folder) / "tokenizer")
     return CellTokenizer(backend, GeneVocabulary.from_words(words), manifest["tokenizer"]["mode"])
 
@@ -65,7 +89,7 @@ def statistics(folder: str | Path) -> dict[str, Any]:
     context = manifest["recipe"]["context"]
     labels: dict[str, dict[str, Counter[str]]] = {}
     for path in sorted((Path(folder) / "units").glob("*.json")):
-        for part, fields in json.loads(path.read_bytes())["labels"].items():
+        for part, fields in _record(path)["labels"].items():
             for name, counts in fields.items():
                 labels.setdefault(part, {}).setdefault(name, Counter()).update(counts)
     tokens = {part: sum(by_task.values()) for part, by_task in manifest["tokens"].items()}
@@ -81,6 +105,13 @@ def statistics(folder: str | Path) -> dict[str, Any]:
         },
         "bytes": sum(facts["bytes"] for facts in manifest["files"].values()),
     }
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        return {"labels": {}} | dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: is damaged; run c2s corpus build again") from error
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ rows and the recipe, and returns a record of them. A process pool or Ray Data ma
 
 from __future__ import annotations
 
-import gc
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +25,15 @@ from c2s.common.errors import InputError
 from c2s.common.files import atomic_file, sha256
 from c2s.common.seeds import cell_keys, generator
 from c2s.corpus import kernels
-from c2s.corpus.index import SHORT, UNKNOWN_DONOR, SourceFile, codes_of, dictionary_of, read_fields
+from c2s.corpus.index import (
+    SHORT,
+    UNKNOWN_DONOR,
+    SourceFile,
+    codes_of,
+    dictionary_of,
+    read_fields,
+    stamp,
+)
 from c2s.corpus.recipe import FIELDS, CorpusRecipe, SourceRecipe
 from c2s.corpus.sampling import Drawn, Sample, UnitCells, draw_samples, fit
 from c2s.corpus.shards import ShardFacts, pack, write_shard
@@ -104,6 +111,9 @@ class Shared:
             sha: SourceFile(f["path"], f["resolved"], SourceRecipe.model_validate(f["recipe"]))
             for sha, f in content["sources"].items()
         }
+        self._stamps: dict[str, list[int]] = {
+            sha: f["stamp"] for sha, f in content["sources"].items()
+        }
         self._source: tuple[str, CellSource] | None = None
         self._assembler: tuple[str, Assembler] | None = None
 
@@ -123,7 +133,12 @@ class Shared:
             if self._source is not None:
                 self._source[1].close()
                 self._source = None
-            self._source = (sha, self.files[sha].open(self.work, sha))
+            file = self.files[sha]
+            if stamp(file.resolved) != self._stamps[sha]:
+                raise InputError(
+                    f"{file.path}: was changed or removed while the corpus was built; run the same command again"
+                )
+            self._source = (sha, file.open(self.work, sha))
         return self._source[1]
 
     def assembler(self, sha: str) -> Assembler:
@@ -193,7 +208,6 @@ def build_unit(folder: str, plan: str, unit: Unit) -> UnitRecord:
     text = json.dumps(asdict(record), sort_keys=True, ensure_ascii=False)
     with atomic_file(record_path(shared.folder, unit)) as path:
         path.write_text(text, "utf-8")
-    gc.collect()
     # As a rerun would read it, so that a manifest does not depend on who made the record.
     return UnitRecord(**json.loads(text))
 
@@ -253,23 +267,23 @@ def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
     record.dropped_cells = dict(sorted(looked.dropped.items()))
     table = table.take(pa.array(looked.rows - unit.start))
     fields: dict[str, list[str | None]] = {f: _texts(table[f]) for f in FIELDS}
-    parts = _parts(shared, unit, looked, fields)
+    parts = _parts(shared, unit, looked, table)
     studies = sorted({s for s in fields["study"] if s is not None})
     cells = UnitCells(looked.ranked, fields, shared.abstracts(studies))
-    assembler = shared.assembler(unit.sha256)
+    sentences = _sentences(shared, unit, looked, table)
     dropped: Counter[str] = Counter()
     for k, part in enumerate(CORPUS_PARTS):
         rows = np.flatnonzero(parts == k)
         if not len(rows):
             continue
         record.cells[part] = len(rows)
-        record.labels[part] = {
-            f: _counts(fields[f], rows) for f in ("study", "tissue", "cell_type")
-        }
-        _write_sentences(shared, unit, part, rows, looked, table, record)
+        record.labels[part] = {f: _counts(table[f], rows) for f in ("study", "tissue", "cell_type")}
+        _write_sentences(shared, unit, part, sentences.take(pa.array(rows)), record)
         keys = (unit.sha256, unit.start, part)
         drawn = draw_samples(cells, rows, shared.recipe, shared.prompts, keys)
-        _write_tokens(shared, unit, part, drawn, cells, looked.rows, assembler, record)
+        if drawn.samples:
+            assembler = shared.assembler(unit.sha256)
+            _write_tokens(shared, unit, part, drawn, cells, looked.rows, assembler, record)
         dropped += drawn.dropped
     record.dropped_samples = dict(sorted(dropped.items()))
     return record
@@ -280,24 +294,28 @@ def _texts(column: pa.ChunkedArray) -> list[str | None]:
     return [names[c] for c in codes_of(column).tolist()]
 
 
-def _counts(texts: Sequence[str | None], rows: np.ndarray) -> dict[str, int]:
-    found = Counter(t for r in rows.tolist() if (t := texts[r]) is not None)
-    return dict(sorted(found.items()))
+def _counts(column: pa.ChunkedArray, rows: np.ndarray) -> dict[str, int]:
+    codes = codes_of(column)[rows]
+    found = np.bincount(codes[codes >= 0], minlength=1).tolist()
+    return dict(sorted((t, n) for t, n in zip(dictionary_of(column), found, strict=False) if n))
 
 
-def _parts(
-    shared: Shared, unit: Unit, looked: _Looked, fields: Mapping[str, Sequence[str | None]]
-) -> np.ndarray:
+def _parts(shared: Shared, unit: Unit, looked: _Looked, table: pa.Table) -> np.ndarray:
     """Return the part of every cell: its donor's, or for studies of few donors one drawn by its id."""
     by_cell = split_by_hash(
         cell_keys(_ids(unit, looked.rows), shared.recipe.seed + 1), shared.recipe.split.fractions
     )
     number = {part: k for k, part in enumerate(CORPUS_PARTS)}
     parts = np.empty(len(looked.rows), np.int8)
-    for i, (study, donor) in enumerate(zip(fields["study"], fields["donor"], strict=True)):
-        of_study = shared.splits[shared.files[unit.sha256].study_of(study)]
-        part = of_study[UNKNOWN_DONOR if donor is None else donor]
-        parts[i] = by_cell[i] if part == BY_CELL else number[part]
+    file = shared.files[unit.sha256]
+    codes = [codes_of(table[f]) for f in ("study", "donor")]
+    studies, donors = ([*dictionary_of(table[f]), None] for f in ("study", "donor"))
+    pairs, which = np.unique(np.stack(codes), axis=1, return_inverse=True)
+    which = which.reshape(-1)  # numpy 2.0 gives it another shape
+    for k, (study, donor) in enumerate(pairs.T.tolist()):
+        of_study = shared.splits[file.study_of(studies[study])]
+        part = of_study[UNKNOWN_DONOR if donors[donor] is None else donors[donor]]
+        parts[which == k] = by_cell[which == k] if part == BY_CELL else number[part]
     return parts
 
 
@@ -400,8 +418,11 @@ def look(
     n = block.shape[0]
     wrong, expressed = np.empty(n, np.uint8), np.empty(n, np.int64)
     share, content = np.empty(n), np.empty(n, np.uint64)
+    quality = recipe.quality
+    of_interest = quality.max_pct_mt is not None and source.mitochondrial.any()
+    mitochondrial = source.mitochondrial if of_interest else np.empty(0, bool)
     arguments = (
-        len(source.vocabulary), source.vocabulary.keys(), source.mitochondrial, wrong, expressed, share, content,
+        len(source.vocabulary), source.vocabulary.keys(), mitochondrial, wrong, expressed, share, content,
     )  # fmt: skip
     ascending = kernels.look_at_rows(block.data, block.indices, block.indptr, *arguments)
     if not ascending and not wrong.any():
@@ -410,7 +431,6 @@ def look(
         kernels.look_at_rows(block.data, block.indices, block.indptr, *arguments)
     if wrong.any():
         _refuse(block, source, start, wrong)
-    quality = recipe.quality
     reasons = {
         "not taken by 'keep'": ~kept[:n],
         "fewer genes than min_genes": expressed < quality.min_genes,
@@ -458,41 +478,38 @@ def count_genes(folder: str, plan: str, unit: Unit) -> np.ndarray:
     return counts
 
 
-def _write_sentences(
-    shared: Shared,
-    unit: Unit,
-    part: str,
-    rows: np.ndarray,
-    looked: _Looked,
-    table: pa.Table,
-    record: UnitRecord,
-) -> None:
-    """Write the Parquet file of the cells of one split."""
-    here = table.take(pa.array(rows))
-    in_source = looked.rows[rows]
+def _sentences(shared: Shared, unit: Unit, looked: _Looked, table: pa.Table) -> pa.Table:
+    """Return what the Parquet files hold of all cells of a unit that stay."""
     names = shared.source(unit.sha256).names(unit.start, unit.stop)
     columns: dict[str, Any] = {
-        "cell_id": pa.array(_ids(unit, in_source), pa.string()),
-        "cell_name": names.take(pa.array(in_source - unit.start)),
-        "row": pa.array(in_source),
-        "n_genes": pa.array(looked.expressed[rows].astype(np.int32)),
-        "cell_sentence": looked.ranked.head(shared.recipe.sentence_genes).take(rows).to_text(),
+        "cell_id": pa.array(_ids(unit, looked.rows), pa.string()),
+        "cell_name": names.take(pa.array(looked.rows - unit.start)),
+        "row": pa.array(looked.rows),
+        "n_genes": pa.array(looked.expressed.astype(np.int32)),
+        "cell_sentence": looked.ranked.head(shared.recipe.sentence_genes).to_text(),
     }
-    columns |= {f: here[f] for f in FIELDS}
-    columns["content"] = pa.array(looked.content[rows])
+    columns |= {f: table[f] for f in FIELDS}
+    columns["content"] = pa.array(looked.content)
+    return pa.table(columns)
+
+
+def _write_sentences(
+    shared: Shared, unit: Unit, part: str, sentences: pa.Table, record: UnitRecord
+) -> None:
+    """Write the Parquet file of the cells of one split."""
     name = f"cells/{part}/{unit.name}.parquet"
     path = shared.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
         pq.write_table(
-            pa.table(columns),
+            sentences,
             temporary,
             compression="zstd",
             compression_level=1,
             use_dictionary=list(FIELDS),
             write_statistics=["row", *FIELDS],
         )
-    _note(record, shared.folder, name, len(rows))
+    _note(record, shared.folder, name, len(sentences))
 
 
 def _write_tokens(
@@ -541,7 +558,7 @@ def _note(record: UnitRecord, folder: Path, name: str, rows: int) -> None:
 def _build_gene_sets(shared: Shared, unit: Unit) -> UnitRecord:
     """Build the samples of the gene sets of a file; each has its genes in an order of its own (SPEC §4.3)."""
     record = UnitRecord(unit.key, unit.kind)
-    sets = read_gmt(shared.resolved[unit.sha256])
+    sets = read_gmt(shared.resolved[unit.sha256])[unit.start : unit.stop]
     parts = shared.gene_set_parts[unit.sha256]
     vocabulary = _gene_set_vocabulary(shared, sets)
     assembler = Assembler(CellTokenizer(shared.backend, vocabulary, shared.recipe.tokens))

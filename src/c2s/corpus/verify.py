@@ -10,20 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from c2s.common.errors import C2SError
 from c2s.common.files import sha256
+from c2s.common.seeds import cell_keys
 from c2s.corpus.engines import map_here
-from c2s.corpus.index import UNKNOWN_DONOR
+from c2s.corpus.index import SHORT, UNKNOWN_DONOR
 from c2s.corpus.shards import TokenShard
-from c2s.corpus.show import read_manifest
-from c2s.corpus.splits import BY_CELL, CORPUS_PARTS
+from c2s.corpus.show import manifest_digest, read_manifest
+from c2s.corpus.splits import BY_CELL, CORPUS_PARTS, PARTS, split_by_hash
 from c2s.tasks.registry import TASKS
 
 #: Fingerprints of cells that are held in memory at a time when equal cells are looked for.
 _FINGERPRINTS = 1 << 24
+
+#: What the cells of one sample share (SPEC §4.1).
+_SAMPLE = ["study", "donor", "tissue", "organism"]
+
+#: Folders of a corpus in which every file is known.
+_FOLDERS = ("cells", "tokens", "units", "tokenizer")
 
 
 @dataclass
@@ -34,15 +42,18 @@ class UnitCheck:
     cells: Counter[str] = field(default_factory=Counter)
     samples: Counter[tuple[str, str]] = field(default_factory=Counter)
     tokens: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sequences: Counter[str] = field(default_factory=Counter)
 
 
 def verify_corpus(folder: str | Path, *, workers: int, on_unit: Callable[[int], None]) -> list[str]:
     """Check a corpus; return what is wrong with it, a line each, nothing for an intact one.
 
-    Checked are: the hash of every file and that there is no other; that no cell stands in two splits, by its id and by
-    the content of its counts; that the donors of a study stand in the split that the manifest says; that no sample is
+    Checked are: the hash of every file (but of the card `README.md`, which people edit) and that there is no other;
+    that no cell stands in two splits, by its id and by the content of its counts; that the donors of a study stand in
+    the split that the manifest says, and cells that were split one by one where their ids say; that no sample is
     longer than the context, none is cut (each ends in end-of-text) and none uses a cell of another split; that samples
-    of several cells take them from one donor and tissue; and that all counts are those of the manifest.
+    of several cells take them from one donor and tissue; and that all counts are those of the manifest. What stands
+    on a file that is wrong is not checked: a fault is told once.
 
     Parameters
     ----------
@@ -73,155 +84,248 @@ def verify_corpus(folder: str | Path, *, workers: int, on_unit: Callable[[int], 
             problems += outcome.result.problems
             checks.append(outcome.result)
     if not problems:
-        problems += _counts(manifest, checks)
+        problems += _counts(folder, manifest, checks)
         problems += _equal_cells(folder, manifest)
     return sorted(problems)
 
 
 def _files_there(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    listed = set(manifest["files"])
+    """Check which files there are, and the bytes of those that are no shards."""
+    others: dict[str, str] = manifest["other files"]
+    listed = set(manifest["files"]) | set(others)
     there = {
-        str(p.relative_to(folder))
-        for part in ("cells", "tokens")
-        for p in (folder / part).rglob("*")
+        str(p.relative_to(folder)) for part in _FOLDERS for p in (folder / part).rglob("*")
         if p.is_file()
-    }
+    } | {name for name in others if (folder / name).is_file()}  # fmt: skip
     problems = [
         f"{folder / name}: is listed in the manifest and is not there" for name in listed - there
     ]
     problems += [f"{folder / name}: is not listed in the manifest" for name in there - listed]
-    tokenizer = folder / "tokenizer" / "tokenizer.json"
-    if not tokenizer.is_file() or sha256(tokenizer) != manifest["tokenizer"]["sha256"]:
-        problems.append(f"{tokenizer}: is not the tokenizer that the corpus was made with")
+    problems += [
+        _damaged(folder / name)
+        for name, hashed in others.items()
+        if name in there and sha256(folder / name) != hashed
+    ]
+    if manifest_digest(manifest) != manifest["digest"]:
+        problems.append(_damaged(folder / "manifest.json"))
     return problems
 
 
+def _damaged(path: Path) -> str:
+    return (
+        f"{path}: its bytes are not those that were written; run c2s corpus build again to mend it"
+    )
+
+
 @lru_cache(maxsize=1)
-def _manifest(folder: str) -> dict[str, Any]:
-    return read_manifest(folder)
+def _by_unit(folder: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Return the manifest, and the files of each unit."""
+    manifest = read_manifest(folder)
+    units: dict[str, list[str]] = {}
+    for name in manifest["files"]:
+        units.setdefault(Path(name).stem, []).append(name)
+    return manifest, units
 
 
 def _check_unit(folder: str, unit: str) -> UnitCheck:
     """Check the files of one unit: hashes first, then what they hold."""
     root = Path(folder)
-    manifest = _manifest(folder)
+    manifest, units = _by_unit(folder)
     check = UnitCheck()
-    names = [n for n in manifest["files"] if Path(n).stem == unit and (root / n).is_file()]
+    names = [n for n in units[unit] if (root / n).is_file()]
     for name in names:
         if sha256(root / name) != manifest["files"][name]["sha256"]:
-            check.problems.append(
-                f"{root / name}: its bytes are not those that were written; run c2s corpus build again to mend it"
-            )
-    if check.problems:
+            check.problems.append(_damaged(root / name))
+    if check.problems or len(names) < len(units[unit]):
         return check
-    split_of: dict[int, str] = {}
-    samples_of: dict[int, tuple[str | None, ...]] = {}
-    for name in (n for n in names if n.startswith("cells/")):
-        _check_cells(root / name, name.split("/")[1], manifest, split_of, samples_of, check)
-    for name in (n for n in names if n.startswith("tokens/")):
-        try:
-            shard = TokenShard(root / name)
-        except C2SError as error:
-            check.problems.append(str(error))
-            continue
-        _check_tokens(shard, manifest, split_of, samples_of, check)
-        shard.close()
+    try:
+        cells = _cells(root, [n for n in names if n.startswith("cells/")])
+        check.problems += _check_cells(root, unit, cells, manifest)
+        check.cells.update(Counter(cells["part"].tolist()))
+        for name in names:
+            if name.startswith("tokens/") and not check.problems:
+                shard = TokenShard(root / name)
+                _check_tokens(shard, name, cells, manifest, check)
+                shard.close()
+    except (C2SError, pa.ArrowException, KeyError) as error:
+        known = isinstance(error, C2SError)
+        check.problems.append(str(error) if known else f"{root / name}: cannot be read ({error})")
     return check
 
 
+# --- cells --------------------------------------------------------------------------------------
+
+
+def _cells(root: Path, names: Sequence[str]) -> pd.DataFrame:
+    """Return the cells of a unit, by row of the source, with the split that each stands in."""
+    columns = ["cell_id", "row", *_SAMPLE]
+    tables = [
+        pq.read_table(root / name, columns=columns).to_pandas().assign(part=name.split("/")[1])
+        for name in names
+    ]
+    empty = pd.DataFrame({c: [] for c in (*columns, "part")}).astype({"row": np.int64})
+    cells = pd.concat(tables, ignore_index=True) if tables else empty
+    # As plain objects: the categories of the files differ.
+    cells[_SAMPLE] = cells[_SAMPLE].astype(object).where(cells[_SAMPLE].notna(), None)
+    return cells.sort_values("row", kind="stable", ignore_index=True)
+
+
 def _check_cells(
-    path: Path,
-    part: str,
-    manifest: Mapping[str, Any],
-    split_of: dict[int, str],
-    samples_of: dict[int, tuple[str | None, ...]],
-    check: UnitCheck,
-) -> None:
-    table = pq.read_table(path, columns=["row", "study", "donor", "tissue"])
-    rows = table["row"].to_pylist()
-    again = [r for r in rows if r in split_of]
-    if again:
-        check.problems.append(f"{path}: cell {again[0]} stands in {split_of[again[0]]} too")
-    if len(set(rows)) != len(rows):
-        check.problems.append(f"{path}: holds a cell twice")
-    columns = [table[c].cast(pa.string()).to_pylist() for c in ("study", "donor", "tissue")]
-    for row, sample in zip(rows, zip(*columns, strict=True), strict=True):
-        split_of[row] = part
-        samples_of[row] = sample
-    check.cells[part] += len(rows)
-    stem = _file_study(manifest, path)
-    for study, donor in {(s, d) for s, d, _ in samples_of.values()}:
-        said = manifest["splits"][study or stem].get(donor or UNKNOWN_DONOR)
-        here = {split_of[r] for r, (s, d, _) in samples_of.items() if (s, d) == (study, donor)}
-        if said != BY_CELL and here != {said}:
-            check.problems.append(
-                f"{path}: donor {donor} of {study} stands in {', '.join(sorted(here))}; the manifest says {said}"
+    root: Path, unit: str, cells: pd.DataFrame, manifest: Mapping[str, Any]
+) -> list[str]:
+    """Check that each cell stands where its donor, or its id, says."""
+    where = f"{root / 'cells'}/*/{unit}.parquet"
+    source = unit.split("-")[0]
+    right = source + ":" + cells["row"].astype(str)
+    if (cells["cell_id"] != right).any():
+        return [
+            f"{where}: a cell is called {cells['cell_id'][(cells['cell_id'] != right).idxmax()]}"
+        ]
+    again = cells["row"][cells["row"].duplicated()]
+    if len(again):
+        parts = sorted(set(cells["part"][cells["row"] == again.iloc[0]]))
+        return [f"{where}: cell {source}:{again.iloc[0]} stands twice, in {' and '.join(parts)}"]
+    problems = []
+    recipe = manifest["recipe"]
+    keys = cell_keys(cells["cell_id"].to_numpy(dtype=object), recipe["seed"] + 1)
+    by_id = np.array(PARTS)[split_by_hash(keys, tuple(recipe["split"]["fractions"]))]
+    for (study, donor), group in cells.groupby(["study", "donor"], dropna=False, sort=True):
+        of_study = manifest["splits"].get(
+            _file_study(manifest, source) if pd.isna(study) else study, {}
+        )
+        said = of_study.get(UNKNOWN_DONOR if pd.isna(donor) else donor, "no split")
+        wrong = group["part"] != (by_id[group.index] if said == BY_CELL else said)
+        if wrong.any():
+            parts = ", ".join(sorted(set(group["part"][wrong])))
+            told = "its id another" if said == BY_CELL else f"the manifest {said}"
+            problems.append(
+                f"{where}: cell {group['cell_id'][wrong.idxmax()]} of donor {donor} of {study} stands in {parts},"
+                f" {told} ({int(wrong.sum()):,} such)"
             )
+    return problems
 
 
-def _file_study(manifest: Mapping[str, Any], path: Path) -> str:
-    source = path.stem.split("-")[0]
+def _file_study(manifest: Mapping[str, Any], source: str) -> str:
+    """Return what cells without a study are counted under."""
     name = next(s["path"] for s in manifest["sources"] if s["sha256"].startswith(source))
     return Path(name).stem
 
 
+# --- tokens -------------------------------------------------------------------------------------
+
+
 def _check_tokens(
     shard: TokenShard,
+    name: str,
+    cells: pd.DataFrame,
     manifest: Mapping[str, Any],
-    split_of: Mapping[int, str],
-    samples_of: Mapping[int, tuple[str | None, ...]],
     check: UnitCheck,
 ) -> None:
-    facts, context = shard.facts, manifest["recipe"]["context"]
-    lengths = shard.lengths()
-    prompts = shard.column("prompt_length").to_numpy()
-    tasks = shard.column("task").to_pylist()
+    """Check a shard by itself, and against the cells of its unit."""
+    part, context = name.split("/")[1], manifest["recipe"]["context"]
+    facts = shard.facts
+    found = (facts.source[:SHORT], facts.split, facts.context, facts.tokenizer)
+    if found != (Path(name).name[:SHORT], part, context, manifest["tokenizer"]["sha256"]):
+        check.problems.append(
+            f"{shard.path}: was made of another source, for another split or context, or with another tokenizer"
+        )
+        return
 
     def wrong(bad: np.ndarray, what: str) -> None:
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             check.problems.append(f"{shard.path}: sample {first} {what} ({int(bad.sum()):,} such)")
 
+    lengths = shard.lengths()
+    prompts = shard.column("prompt_length").to_numpy()
+    tasks = shard.column("task").to_pylist()
+    cut = (prompts < 1) | (prompts >= lengths - 1)
+    wrong(np.array([t not in TASKS for t in tasks], bool), "has no task")
     wrong(lengths > context, f"is longer than the context of {context:,} tokens")
-    wrong((prompts < 1) | (prompts >= lengths - 1), "has no prompt or no response")
-    last = np.array([shard.tokens(i)[-1] for i in range(len(shard))])
+    wrong(cut, "has no prompt or no response")
+    if check.problems:
+        return
+    last, most = _last_and_most(shard)
     wrong(last != facts.end_of_text, "does not end in end-of-text")
-    most = np.array([shard.tokens(i).max() for i in range(len(shard))])
     wrong(most >= facts.vocab_size, "has a token that the tokenizer does not have")
     starts = np.concatenate([[0], np.cumsum(lengths)])[shard.sample_starts]
     if (np.diff(starts) > context).any():
         check.problems.append(f"{shard.path}: a packed sequence is longer than the context")
-    for i, cells in enumerate(shard.column("cells").to_pylist()):
-        if {split_of.get(c) for c in cells} - {facts.split}:
-            check.problems.append(
-                f"{shard.path}: sample {i} uses a cell that is not in {facts.split}"
-            )
-        kind = TASKS[tasks[i]].kind
-        if kind == "multi" and (
-            len(set(cells)) != len(cells) or len({samples_of[c] for c in cells}) != 1
-        ):
-            check.problems.append(
-                f"{shard.path}: sample {i} mixes donors or tissues, or repeats a cell"
-            )
+    for bad, what in _cells_of_samples(shard, tasks, part, cells):
+        wrong(bad, what)
     for task, length in zip(tasks, lengths.tolist(), strict=True):
-        check.samples[facts.split, task] += 1
-        check.tokens[facts.split, task] += length
+        check.samples[part, task] += 1
+        check.tokens[part, task] += length
+    check.sequences[part] += shard.n_sequences
 
 
-def _counts(manifest: Mapping[str, Any], checks: Sequence[UnitCheck]) -> list[str]:
+def _last_and_most(shard: TokenShard) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last and the largest token of each sample; none is empty."""
+    last, most = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for column in shard.column("tokens").chunks:
+        offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+        last.append(values[offsets[1:] - 1].astype(np.int64))
+        most.append(np.maximum.reduceat(values[: offsets[-1]], offsets[:-1]).astype(np.int64))
+    return np.concatenate(last), np.concatenate(most)
+
+
+def _cells_of_samples(
+    shard: TokenShard, tasks: Sequence[str], part: str, cells: pd.DataFrame
+) -> list[tuple[np.ndarray, str]]:
+    """Return which samples use cells that they must not; the first fault of each counts."""
+    column = shard.column("cells").combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of no chunk
+        return []
+    counts = np.diff(column.offsets.to_numpy())
+    sample = np.repeat(np.arange(len(counts)), counts)
+    rows = column.flatten().to_numpy()
+    known = cells["row"].to_numpy()
+    at = np.minimum(np.searchsorted(known, rows), max(len(known) - 1, 0))
+    there = np.zeros(len(rows), bool) if not len(known) else known[at] == rows
+    there &= (cells["part"] == part).to_numpy()[at] if len(known) else False
+    kinds = np.array([TASKS[t].kind for t in tasks])
+    number = {"single": counts != 1, "gene_set": counts != 0, "multi": counts < 1}
+    wrong_number = np.select([kinds == k for k in number], list(number.values()))
+    away = _any(sample, ~there, len(counts))
+    order = np.lexsort((rows, sample))
+    twice = (np.diff(rows[order]) == 0) & (np.diff(sample[order]) == 0)
+    again = _any(sample[order][1:], twice, len(counts))
+    mixed = np.zeros(len(counts), bool)
+    if len(known):
+        group = cells.groupby(_SAMPLE, dropna=False, sort=False).ngroup().to_numpy()[at]
+        mixed = _any(sample[1:], (np.diff(group) != 0) & (np.diff(sample) == 0), len(counts))
+    return [
+        (wrong_number.astype(bool), "has a number of cells that its task does not take"),
+        (away, f"uses a cell that is not in {part}"),
+        (again & ~away, "repeats a cell"),
+        (mixed & ~away & ~again, "mixes donors or tissues"),
+    ]
+
+
+def _any(sample: np.ndarray, bad: np.ndarray, n: int) -> np.ndarray:
+    """Return whether anything is bad in each of `n` samples. bool, shape (n,)."""
+    return np.bincount(sample[bad], minlength=n) > 0
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+def _counts(folder: Path, manifest: Mapping[str, Any], checks: Sequence[UnitCheck]) -> list[str]:
     """Compare what the files hold with what the manifest says."""
-    problems = []
-    cells = sum((c.cells for c in checks), Counter[str]())
-    if dict(cells) != manifest["cells"]:
-        problems.append(
-            f"the manifest counts {manifest['cells']} cells, the files hold {dict(cells)}"
-        )
+    found: dict[str, Counter[Any]] = {
+        name: sum((getattr(c, name) for c in checks), Counter())
+        for name in ("cells", "sequences", "samples", "tokens")
+    }
+    said: dict[str, dict[Any, int]] = {name: manifest[name] for name in ("cells", "sequences")}
     for name in ("samples", "tokens"):
-        found: Counter[tuple[str, str]] = sum((getattr(c, name) for c in checks), Counter())
-        said = {(p, t): n for p, by_task in manifest[name].items() for t, n in by_task.items()}
-        if dict(found) != said:
-            problems.append(f"the manifest's counts of {name} are not those of the files")
-    return problems
+        said[name] = {
+            (p, t): n for p, by_task in manifest[name].items() for t, n in by_task.items()
+        }
+    return [
+        f"{folder / 'manifest.json'}: its counts of {name} are not those of the files"
+        for name in found
+        if dict(found[name]) != said[name]
+    ]
 
 
 def _equal_cells(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -42,9 +42,14 @@ def read_gmt(path: str | os.PathLike[str]) -> list[GeneSet]:
         The file cannot be read, a line has no genes, or a name comes twice; the line is named.
     """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a GMT file ({error})") from error
+        # Not splitlines, which would cut a description at rare control characters too.
+        lines = Path(path).read_text("utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is no GMT file, for it is not text in UTF-8 ({error.reason} at byte {error.start:,})"
+        ) from error
     sets: list[GeneSet] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

@@ -199,7 +199,8 @@ class Assembler:
         """Return how many genes of the cells of each sample fit into a budget of tokens.
 
         Genes are counted as they are behind a space. A first gene that is not behind a space (`"Cell 1:\\nINS"`) may
-        have another number of tokens, so that the sample as a whole is to be measured with `batch`.
+        have another number of tokens, and so may all genes of a tokenizer whose tokens span words; the sample as a
+        whole is to be measured with `batch`.
 
         Parameters
         ----------

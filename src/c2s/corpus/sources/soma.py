@@ -7,7 +7,6 @@ that are asked for: TileDB finds them by its own index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 
-from c2s.cells.vocabulary import SYMBOL_COLUMNS, GeneVocabulary
+from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, missing_extra
-from c2s.corpus.sources import CellSource, csr_block, labels, reading
+from c2s.corpus.sources.base import CellSource, GeneNames, reading, vocabulary_of
+from c2s.corpus.sources.matrices import csr_block
+from c2s.corpus.sources.obs import labels
 
 _ID = "soma_joinid"
 # Columns that hold names, the best first; Census has no barcodes but ids of observations.
@@ -55,7 +56,7 @@ class SomaSource(CellSource):
         path: str,
         *,
         layer: str = "raw",
-        gene_names: Mapping[str, str] | str | None = None,
+        gene_names: GeneNames = None,
         measurement: str = "RNA",
     ) -> None:
         self.path, self._gene_names = path, gene_names
@@ -76,20 +77,13 @@ class SomaSource(CellSource):
         """The genes, in the order of their `soma_joinid`."""
         with reading(self.path):
             known = [str(c) for c in self._var.schema.names]
-            given = [self._gene_names] if isinstance(self._gene_names, str) else []
-            if not set(given) <= set(known):
-                raise InputError(
-                    f"{self.path}: var has no column {self._gene_names!r}; it has: {listing(known)}"
-                )
-            name = next((c for c in _GENE_NAMES if c in known), _ID)
-            wanted = [c for c in known if c in (name, *SYMBOL_COLUMNS, *given)]
-            table = self._var.read(column_names=list(dict.fromkeys([_ID, *wanted]))).concat()
-            frame = table.to_pandas().sort_values(_ID)
-            var = frame.set_index(pd.Index(frame[name].astype(str), dtype=object))
-            try:
-                return GeneVocabulary.from_var(var, self._gene_names)
-            except InputError as error:
-                raise InputError(f"{self.path}: {error}") from error
+            return vocabulary_of(self.path, known, self._read_var, self._gene_names)
+
+    def _read_var(self, columns: list[str]) -> pd.DataFrame:
+        name = next((c for c in _GENE_NAMES if c in self._var.schema.names), _ID)
+        wanted = list(dict.fromkeys([_ID, name, *columns]))
+        frame = self._var.read(column_names=wanted).concat().to_pandas().sort_values(_ID)
+        return frame.set_index(pd.Index(frame[name].astype(str), dtype=object))
 
     def stored(self) -> np.ndarray | None:
         """Return None: an experiment does not say how many values its cells have."""
