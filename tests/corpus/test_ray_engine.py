@@ -30,7 +30,7 @@ PANCREAS = Path(__file__).parents[2] / "recipes" / "corpus" / "pancreas.yaml"
 LONG = {
     "sources": [{"data": "pancreas", "values": {"study": "Baron 2016"}}],
     "tokens": "genes",
-    "samples_per_cell": 60,
+    "samples_per_cell": 40,
     "unit_cells": 64,
     "quality": {"min_cells": 1},
 }

@@ -22,7 +22,7 @@ RECIPE = {
     "sources": [{"data": "pancreas", "values": {"study": "Baron 2016"}}],
     "gene_sets": [str(GENE_SETS)],
     "tokens": "genes",
-    "samples_per_cell": 40,
+    "samples_per_cell": 20,
     "unit_cells": 64,
 }
 N_UNITS = 32
@@ -110,7 +110,7 @@ def test_a_rerun_keeps_what_was_finished(recipe, uninterrupted, contents, tmp_pa
 def test_killed_at_several_moments_in_a_row(recipe, uninterrupted, contents, tmp_path):
     out = tmp_path / "corpus"
     kept = {}
-    for delay in np.random.default_rng(0).uniform(0, 5, 4):
+    for delay in np.random.default_rng(0).uniform(0, 3, 4):
         build = start(recipe, out)
         until(lambda: (out / "lock").exists() and session_is_at_work(build, out))  # noqa: B023
         time.sleep(delay)

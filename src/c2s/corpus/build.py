@@ -669,13 +669,14 @@ def _empty_tasks(recipe: CorpusRecipe, records: Sequence[UnitRecord]) -> list[st
     """Return a note of the tasks of which there is no sample, and why."""
     drawn = {t for r in records for by_task in r.samples.values() for t in by_task}
     dropped = _total([r.dropped_samples for r in records])
-    notes = []
+    missing: dict[str, list[str]] = {}
     for task in recipe.task_ids("single", "multi", "gene_set"):
         if task not in drawn:
             why = {r.partition(": ")[2]: n for r, n in dropped.items() if r.startswith(f"{task}: ")}
             none = "no gene sets" if TASKS[task].kind == "gene_set" else "too few were asked for"
-            notes.append(f"{task} ({max(why, key=lambda r: why[r]) if why else none})")
-    return [f"there is no sample of {listing(notes)}"] if notes else []
+            missing.setdefault(max(why, key=lambda r: why[r]) if why else none, []).append(task)
+    told = "; ".join(f"{listing(tasks)} ({reason})" for reason, tasks in missing.items())
+    return [f"there is no sample of {told}"] if told else []
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from c2s.corpus.build import OnStage, Plan, leave_for_units, make_plan
-from c2s.corpus.recipe import read_recipe
 from c2s.corpus.index import read_fields
+from c2s.corpus.recipe import read_recipe
 from c2s.corpus.unit import (
     Unit,
     UnitRecord,

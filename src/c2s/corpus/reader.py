@@ -13,6 +13,7 @@ worker finds its own items without talking to the others, and memory holds a few
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import os
@@ -162,24 +163,56 @@ class OpenShard:
             raise InputError(
                 f"{path}: is damaged ({str(error).splitlines()[0]}); run c2s corpus verify"
             ) from error
-        found = (len(self.shard), self.shard.n_sequences, self.shard.facts.split)
-        if found != (entry.samples, entry.sequences, split):
-            raise InputError(
-                f"{path}: has {found[0]:,} samples in {found[1]:,} sequences of split {found[2]!r}, where the corpus "
-                f"has {entry.samples:,} in {entry.sequences:,} of {split!r}; run c2s corpus verify"
-            )
-        self.prompt_lengths = self.shard.column("prompt_length").to_numpy().astype(np.int64)
+        self._check(entry, split)
+        # Taken out of Arrow once: asking it for single values costs more than all that is done with them. Still arrays,
+        # and small ones: hundreds of shards may be open.
+        chunks = self.shard.column("tokens").chunks
+        self._values = [chunk.values.to_numpy() for chunk in chunks]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self._starts = np.cumsum([0, *map(len, chunks)]).tolist()
+        self.prompt_lengths = self.shard.column("prompt_length").to_numpy()
         self.tasks = _codes(self.shard, "task", {name: k for k, name in enumerate(TASKS)})
         self.studies = _codes(self.shard, "study", studies)
         self.chosen: np.ndarray | None = None
         if tasks is not None:
             wanted = [k for k, name in enumerate(TASKS) if name in tasks]
-            self.chosen = np.flatnonzero(np.isin(self.tasks, wanted))
+            self.chosen = np.flatnonzero(np.isin(self.tasks, wanted)).astype(np.int32)
             if len(self.chosen) != entry.items:
                 raise InputError(
                     f"{path}: has {len(self.chosen):,} samples of {listing(sorted(tasks))}, where the corpus has "
                     f"{entry.items:,}; run c2s corpus verify"
                 )
+
+    def _check(self, entry: ShardEntry, split: str) -> None:
+        shard = self.shard
+        found = (len(shard), shard.n_sequences, shard.facts.split)
+        if found != (entry.samples, entry.sequences, split):
+            raise InputError(
+                f"{shard.path}: has {found[0]:,} samples in {found[1]:,} sequences of split {found[2]!r}, where the "
+                f"corpus has {entry.samples:,} in {entry.sequences:,} of {split!r}; run c2s corpus verify"
+            )
+        prompts = shard.column("prompt_length").to_numpy()
+        batches = np.cumsum([0, *(len(chunk) for chunk in shard.column("tokens").chunks)])
+        fits = (prompts >= 1) & (prompts < shard.lengths())
+        if not (np.isin(batches, shard.sample_starts).all() and fits.all()):
+            raise InputError(
+                f"{shard.path}: is damaged (sequences or prompt lengths that do not fit); run c2s corpus verify"
+            )
+
+    def tokens(self, first: int, last: int) -> tuple[np.ndarray, list[int]]:
+        """Return the tokens of samples `first` to `last` of one sequence, and where each begins and the last ends.
+
+        Returns
+        -------
+        int64 array, shape (n_tokens,)
+        list of int, length last - first + 1
+        """
+        # A sequence stands within one batch of the file.
+        k = bisect.bisect_right(self._starts, first) - 1
+        at = first - self._starts[k]
+        offsets = self._offsets[k][at : at + last - first + 1].tolist()
+        begin = offsets[0]
+        return self._values[k][begin : offsets[-1]].astype(np.int64), [o - begin for o in offsets]
 
 
 def _check_columns(shard: TokenShard) -> None:
@@ -193,7 +226,7 @@ def _check_columns(shard: TokenShard) -> None:
 
 
 def _codes(shard: TokenShard, name: str, numbers: Mapping[str, int]) -> np.ndarray:
-    """Return a dictionary column as numbers that hold for the whole corpus; -1 for none. int64, shape (n_samples,)."""
+    """Return a dictionary column as numbers that hold for the whole corpus; -1 for none. int32, shape (n_samples,)."""
     out = []
     for chunk in shard.column(name).chunks:
         words = chunk.dictionary.to_pylist()
@@ -205,7 +238,7 @@ def _codes(shard: TokenShard, name: str, numbers: Mapping[str, int]) -> np.ndarr
                 + ("this version" if name == "task" else "the corpus's manifest")
                 + " does not know; build the corpus anew"
             )
-        out.append(np.array([*(numbers[w] for w in words), -1], np.int64)[codes])
+        out.append(np.array([*(numbers[w] for w in words), -1], np.int32)[codes])
     return np.concatenate(out)
 
 
@@ -343,6 +376,9 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
                 f"{folder}: {self.n_items:,} items of {split!r} are fewer than {self.world_size:,} ranks; give "
                 "drop_last=False"
             )
+        names = [(e.name, e.items) for e in self._entries]
+        order = repr((names, packed, sorted(self._wanted or ()), window, seed))
+        self._digest = hashlib.sha256(order.encode()).hexdigest()[:16]
         # Where iterating begins: epoch, and place in this rank's stream. In shared memory, so that workers that
         # persist are told of another epoch.
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -400,7 +436,7 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
         the one that follows. In a worker of torchdata's `StatefulDataLoader` it is the place of that worker.
         """
         worker = get_worker_info()
-        state = {"version": 1, "order": self._order_digest(), "world_size": self.world_size}
+        state = {"version": 1, "order": self._digest, "world_size": self.world_size}
         if worker is None:
             epoch, position = self._place()
             return state | {"epoch": epoch, "position": position}
@@ -422,7 +458,7 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
             raise UsageError(
                 f"the state of a reader has version {state.get('version')!r}; this one reads version 1"
             )
-        if state["order"] != self._order_digest():
+        if state["order"] != self._digest:
             raise UsageError(
                 f"{self.folder}: the state is of a reader with another corpus, split, packed, tasks, window or seed; "
                 "give the same as when it was saved"
@@ -472,11 +508,6 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
         further, position = divmod(position, self._per_epoch)
         self._start.copy_(torch.tensor([epoch + further, position]))
         self._done = 0
-
-    def _order_digest(self) -> str:
-        names = [(e.name, e.items) for e in self._entries]
-        facts = (names, self.packed, sorted(self._wanted or ()), self.window, self.seed)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -619,37 +650,41 @@ def _unit_record(path: Path) -> dict[str, Any]:
 def _sample(opened: OpenShard, item: int, loss: str) -> dict[str, torch.Tensor]:
     """Return one sample; see `ShardReader`."""
     i = item if opened.chosen is None else int(opened.chosen[item])
-    tokens = opened.shard.tokens(i).astype(np.int64)
-    learned = np.arange(len(tokens)) >= (opened.prompt_lengths[i] if loss == "response" else 1)
+    tokens, bounds = opened.tokens(i, i + 1)
     return {
-        **_learnable(tokens, learned),
-        "task_ids": torch.tensor(opened.tasks[i]),
-        "study_ids": torch.tensor(opened.studies[i]),
+        **_learnable(tokens, bounds, opened.prompt_lengths[i : i + 1], loss),
+        "task_ids": torch.tensor(int(opened.tasks[i])),
+        "study_ids": torch.tensor(int(opened.studies[i])),
     }
 
 
 def _sequence(opened: OpenShard, item: int, loss: str) -> dict[str, torch.Tensor]:
     """Return one packed sequence; see `ShardReader`."""
     first, last = opened.shard.sample_starts[item : item + 2].tolist()
-    parts = [opened.shard.tokens(i) for i in range(first, last)]
-    lengths = np.array([len(p) for p in parts], np.int64)
-    tokens = np.concatenate(parts).astype(np.int64)
-    positions = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    before = opened.prompt_lengths[first:last] if loss == "response" else np.ones_like(lengths)
+    tokens, bounds = opened.tokens(first, last)
+    lengths = np.diff(bounds)
+    positions = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
     return {
-        **_learnable(tokens, positions >= np.repeat(before, lengths)),
+        **_learnable(tokens, bounds, opened.prompt_lengths[first:last], loss),
         "position_ids": torch.from_numpy(positions),
-        "seq_idx": torch.from_numpy(np.repeat(np.arange(len(parts), dtype=np.int32), lengths)),
+        "seq_idx": torch.from_numpy(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)),
         "seq_lengths": torch.from_numpy(lengths),
-        # Copies: the shard may be closed while the item is still in use.
-        "task_ids": torch.from_numpy(opened.tasks[first:last].copy()),
-        "study_ids": torch.from_numpy(opened.studies[first:last].copy()),
+        "task_ids": torch.from_numpy(opened.tasks[first:last].astype(np.int64)),
+        "study_ids": torch.from_numpy(opened.studies[first:last].astype(np.int64)),
     }
 
 
-def _learnable(tokens: np.ndarray, learned: np.ndarray) -> dict[str, torch.Tensor]:
+def _learnable(
+    tokens: np.ndarray, bounds: Sequence[int], prompt_lengths: np.ndarray, loss: str
+) -> dict[str, torch.Tensor]:
+    """Return tokens with labels and loss mask; `bounds` says where each sample begins and the last ends."""
+    labels, learned = tokens.copy(), np.ones(len(tokens), np.bool_)
+    for start, prompt in zip(bounds, prompt_lengths.tolist(), strict=False):
+        stop = start + (prompt if loss == "response" else 1)
+        labels[start:stop] = IGNORE
+        learned[start:stop] = False
     return {
         "input_ids": torch.from_numpy(tokens),
-        "labels": torch.from_numpy(np.where(learned, tokens, IGNORE)),
+        "labels": torch.from_numpy(labels),
         "loss_mask": torch.from_numpy(learned),
     }

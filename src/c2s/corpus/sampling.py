@@ -17,6 +17,10 @@ from c2s.tasks.registry import get_task
 from c2s.tokens.assemble import Assembler, Parts, TokenBatch
 
 
+#: A prompt says the number of genes, and another number may take so many fewer tokens ("2048" or "999").
+_NUMBER_TOKENS = 4
+
+
 @dataclass(frozen=True)
 class Sample:
     """One example of a task, before its words are chosen.
@@ -266,8 +270,9 @@ def _shorter(
     indptr = np.concatenate([[0], np.cumsum([len(s.rows) for s in present])])
     genes = np.array([s.genes for s in present], np.int64)
     english = lengths - assembler.gene_tokens(rows, indptr, genes, cells.ranked)
-    most = assembler.most_genes(rows, indptr, genes, recipe.context - english, cells.ranked)
-    # One fewer at least, so that this ends even where a smaller number is written in more tokens.
+    # Rather too many than too few: those that do not fit after all come again, so that the largest number is found.
+    room = recipe.context - english + _NUMBER_TOKENS
+    most = assembler.most_genes(rows, indptr, genes, room, cells.ranked)
     most = np.minimum(most, genes - 1)
     shorter: list[Sample | None] = []
     for sample, k in zip(present, most.tolist(), strict=True):

@@ -177,6 +177,21 @@ def _schema(facts: ShardFacts) -> pa.Schema:
     )
 
 
+def _read_facts(path: Path, schema: pa.Schema) -> ShardFacts:
+    """Return what the file says of itself."""
+    try:
+        content = dict(json.loads((schema.metadata or {})[b"c2s"]))
+        if content["layout"] == LAYOUT:
+            return ShardFacts(**content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a token shard (it does not say what c2s writes into its schema)"
+        ) from error
+    raise InputError(
+        f"{path}: has layout {content['layout']}; this version reads layout {LAYOUT}; build the corpus anew"
+    )
+
+
 class TokenShard:
     """A token shard on disk, memory-mapped: nothing is read until it is asked for.
 
@@ -199,15 +214,10 @@ class TokenShard:
             self._map = pa.memory_map(str(path))
             file = pa.ipc.open_file(self._map)
             self._batches = [file.get_batch(k) for k in range(file.num_record_batches)]
-            self.facts = ShardFacts(**json.loads(file.schema.metadata[b"c2s"]))
-        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read as a token shard ({str(error).splitlines()[0]})"
-            ) from error
-        if self.facts.layout != LAYOUT:
-            raise InputError(
-                f"{path}: has layout {self.facts.layout}; this version reads layout {LAYOUT}; build the corpus anew"
-            )
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path}: cannot be read as a token shard ({reason})") from error
+        self.facts = _read_facts(self.path, file.schema)
         self._starts = np.concatenate([[0], np.cumsum([b.num_rows for b in self._batches])])
         sequence = self.column("sequence").to_numpy() if len(self) else np.empty(0, np.int32)
         self.sample_starts = np.concatenate(

@@ -42,10 +42,10 @@ from c2s.corpus.splits import BY_CELL, CORPUS_PARTS, PARTS, split_by_hash
 from c2s.knowledge.gene_sets import GeneSet, read_gmt
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.assemble import Assembler
-from c2s.tokens.tokenizer import CellTokenizer, load_tokenizer
+from c2s.tokens.tokenizer import CellTokenizer
 
 #: Stored values that are read at a time: the working memory of a process is a small multiple.
-_READ_VALUES = 1 << 21
+_READ_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,10 @@ class Shared:
     @cached_property
     def backend(self) -> Any:
         """The tokenizer."""
-        return load_tokenizer(self.folder / "tokenizer")
+        # Not AutoTokenizer, which loads torch: in every process, 140 MB and more than a second for nothing.
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
 
     def source(self, sha: str) -> CellSource:
         """Return a source, opened; the one before is closed."""

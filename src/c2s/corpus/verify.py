@@ -178,29 +178,30 @@ def _check_cells(
     source = unit.split("-")[0]
     right = source + ":" + cells["row"].astype(str)
     if (cells["cell_id"] != right).any():
+        bad = cells[cells["cell_id"] != right].iloc[0]
+        return [f"{where}: the cell of row {bad['row']} has the id {bad['cell_id']!r}"]
+    twice = cells["row"].duplicated(keep=False)
+    if twice.any():
+        first = cells[twice].iloc[:2]
         return [
-            f"{where}: a cell is called {cells['cell_id'][(cells['cell_id'] != right).idxmax()]}"
+            f"{where}: cell {first['cell_id'].iloc[0]} stands twice, in {' and '.join(first['part'])}"
         ]
-    again = cells["row"][cells["row"].duplicated()]
-    if len(again):
-        parts = sorted(set(cells["part"][cells["row"] == again.iloc[0]]))
-        return [f"{where}: cell {source}:{again.iloc[0]} stands twice, in {' and '.join(parts)}"]
     problems = []
     recipe = manifest["recipe"]
     keys = cell_keys(cells["cell_id"].to_numpy(dtype=object), recipe["seed"] + 1)
     by_id = np.array(PARTS)[split_by_hash(keys, tuple(recipe["split"]["fractions"]))]
-    for (study, donor), group in cells.groupby(["study", "donor"], dropna=False, sort=True):
-        of_study = manifest["splits"].get(
-            _file_study(manifest, source) if pd.isna(study) else study, {}
-        )
-        said = of_study.get(UNKNOWN_DONOR if pd.isna(donor) else donor, "no split")
-        wrong = group["part"] != (by_id[group.index] if said == BY_CELL else said)
-        if wrong.any():
-            parts = ", ".join(sorted(set(group["part"][wrong])))
+    named = cells[["study", "donor"]].to_numpy(dtype=object)
+    for rows in cells.groupby(["study", "donor"], dropna=False, sort=True).indices.values():
+        study, donor = named[rows[0]]
+        study = _file_study(manifest, source) if study is None else study
+        of_study = manifest["splits"].get(study, {})
+        said = of_study.get(UNKNOWN_DONOR if donor is None else donor, "no split")
+        wrong = rows[cells["part"].to_numpy()[rows] != (by_id[rows] if said == BY_CELL else said)]
+        if len(wrong):
             told = "its id another" if said == BY_CELL else f"the manifest {said}"
             problems.append(
-                f"{where}: cell {group['cell_id'][wrong.idxmax()]} of donor {donor} of {study} stands in {parts},"
-                f" {told} ({int(wrong.sum()):,} such)"
+                f"{where}: cell {cells['cell_id'][wrong[0]]} of donor {donor} of {study} stands in"
+                f" {cells['part'][wrong[0]]}, {told} ({len(wrong):,} such)"
             )
     return problems
 
