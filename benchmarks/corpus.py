@@ -55,6 +55,11 @@ COMPARED = (
     ("sentences, pancreas", "cell2sentence, pancreas", "-"),
 )
 
+#: Steps of a unit that sentences alone do not need.
+OF_TOKENS = ("draw", "words and token counts", "pack", "token shard")
+#: A profile leaves the first unit out, so there must be another whole one.
+FEWEST_CELLS = 2 * 8192
+
 RECIPE = """\
 sources: [{{data: {data}}}]
 quality: {{min_cells: 0, min_genes: 1, max_pct_mt: null}}
@@ -108,6 +113,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in ("cells", "repeated", "upstream_cells", "upstream_more", "rounds", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if not options.part and options.cells < FEWEST_CELLS:
+        parser.error(f"--cells must be at least {FEWEST_CELLS}, two units of work")
     if options.tokenizer != "small":
         options.tokenizer = str(Path(options.tokenizer).resolve())
     return options
@@ -639,14 +646,17 @@ def memory_lines(found: dict[str, Any]) -> list[str]:
 
 
 def profile_lines(name: str, found: dict[str, Any]) -> list[str]:
-    """Return the time of each step as text."""
+    """Return the processor time of each step as text."""
     steps, floor = found["milliseconds_per_1000_cells"], found["floor"]
     total = sum(steps.values())
-    lines = [f"{name}: {found['cells']:,} cells, one process; ms for 1,000 cells"]
+    sentences = sum(ms for step, ms in steps.items() if step not in OF_TOKENS)
+    lines = [f"{name}: {found['cells']:,} cells, one process; processor ms for 1,000 cells"]
     lines += [f"  {step:<26}{ms:>8.2f}{ms / total:>8.0%}" for step, ms in steps.items()]
-    lines.append(
-        f"  {'all':<26}{total:>8.2f}   {total / floor:,.0f} × adding up the bytes in memory ({floor:.2f})"
-    )
+    for what, ms in (("all", total), ("without tokens", sentences)):
+        lines.append(
+            f"  {what:<26}{ms:>8.2f}   {ms / floor:,.0f} × adding up the bytes in memory ({floor:.2f});"
+            f" {1e6 / ms:,.0f} cells a second"
+        )
     return lines
 
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 _FIELDS = re.compile(r"^\{\{ fields ([\w.]+)\.(\w+) \}\}$", re.MULTILINE)
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -138,15 +141,24 @@ def fields_table(module: str, name: str) -> str:
     model = getattr(importlib.import_module(module), name)
     rows = []
     for field, info in model.model_fields.items():
-        default = (
-            "required"
-            if info.is_required()
-            else f"`{info.get_default(call_default_factory=True)!r}`"
-        )
-        if len(default) > 60:
-            default = "see the source"
+        default = "required" if info.is_required() else _default(info)
         rows.append(f"| `{field}` | {_cell(info.description or '')} | {_cell(default)} |")
     return "\n".join(["| field | meaning | default |", "| --- | --- | --- |", *rows])
+
+
+def _default(info: FieldInfo) -> str:
+    """Return a default as it is written in a recipe."""
+    value = info.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its own defaults"
+    written = yaml.safe_dump(_plain(value), default_flow_style=True, width=1000, allow_unicode=True)
+    written = written.removesuffix("\n").removesuffix("\n...")
+    return f"`{written}`" if len(written) <= 60 else "as described"
+
+
+def _plain(value: Any) -> Any:
+    """Return a default with tuples as lists, which is what they are in a recipe."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _cell(text: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +33,10 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("C2S_MODEL", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    # Notebooks run commands: those of the environment that runs the tests.
+    here = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", os.pathsep.join([str(here), os.environ["PATH"]]))
     return tmp_path
 
 
@@ -60,9 +67,11 @@ def test_tutorial_runs(path: Path, alone: Path) -> None:
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    # In a tab a block is indented.
+    found = re.finditer(
+        rf"^( *)```{language}\n(.*?)^\1```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )
+    return [textwrap.dedent(block[2]) for block in found]
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +88,27 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pancreas_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stands for `corpus` in the examples: the corpus of the recipe that the pages show."""
+    from c2s.corpus.build import build_corpus
+
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    recipe = DOCS.parent / "recipes" / "corpus" / "pancreas.yaml"
+    build_corpus(recipe, folder, workers=1, on_stage=lambda name, total: lambda n: None)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [p for p in PAGES if blocks(p, "python")], ids=lambda path: path.stem
 )
-def test_examples_give_what_they_say(path: Path, alone: Path, demo_model: Path) -> None:
+def test_examples_give_what_they_say(
+    path: Path, alone: Path, demo_model: Path, pancreas_corpus: Path
+) -> None:
     (alone / "demo").mkdir()
     (alone / "demo" / "model").symlink_to(demo_model)
+    (alone / "corpus").symlink_to(pancreas_corpus)
     names: dict[str, object] = {}
     for block in blocks(path, "python"):
         for statement, said in statements(block):
@@ -127,6 +150,30 @@ def plain(value: object) -> object:
     if isinstance(value, tuple):
         return tuple(plain(v) for v in value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+# --- recipes and tasks ------------------------------------------------------------------------
+
+
+def test_recipe_that_the_corpus_page_shows_is_read() -> None:
+    """Each block is a recipe, or the part of one that the text is about."""
+    import yaml
+
+    from c2s.corpus.recipe import CorpusRecipe
+
+    found = blocks(DOCS / "guide" / "corpus.md", "yaml")
+    written = [yaml.safe_load(block) for block in found if not block.startswith("--8<--")]
+    assert len(written) >= 3
+    for part in written:
+        CorpusRecipe.model_validate({"sources": [{"data": "pancreas"}]} | part)
+
+
+def test_every_task_has_an_example() -> None:
+    from c2s.tasks.registry import TASKS
+
+    page = (DOCS / "guide" / "tasks.md").read_text("utf-8")
+    assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == list(TASKS)
+    assert len(blocks(DOCS / "guide" / "tasks.md", "text")) == len(TASKS)
 
 
 # --- commands ---------------------------------------------------------------------------------

@@ -41,7 +41,10 @@ def source_folder(pancreas, tmp_path_factory):
     write("a", slice(0, 300), shared, "study A", 5)
     write("b", slice(300, 500), rng.permutation(shared)[:12_000], "study B", 2, compression="gzip")
     write("c", slice(500, 650), rng.permutation(shared)[:14_000], "study C", 3)
-    lines = [{"study": s, "abstract": ABSTRACT, "paraphrases": [f"{ABSTRACT} {s}", "Briefly: islets."]} for s in ("study A", "study C")]
+    lines = [
+        {"study": s, "abstract": ABSTRACT, "paraphrases": [f"{ABSTRACT} {s}", "Briefly: islets."]}
+        for s in ("study A", "study C")
+    ]
     (folder / "abstracts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "sets.gmt").write_text(
         "".join(f"SET_{i}\tx\tINS\tGCG\tSST\tPPY\tGHRL\tPRSS{i % 3 + 1}\tTTR\n" for i in range(12))
@@ -103,7 +106,7 @@ def gene_corpus(write_recipe, build):
     return build(write_recipe("genes", tokens="genes"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def changeable(corpus, tmp_path):
     """A copy of the corpus that a test may damage."""
     import shutil
@@ -117,7 +120,9 @@ def contents():
 
     def read(folder):
         return {
-            str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+            str(p.relative_to(folder)): p.read_bytes()
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
         }
 
     return read

@@ -8,16 +8,19 @@ import anndata as ad
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.corpus.conftest import quiet
 
 from c2s.cells.sentences import cell_sentences
 from c2s.common.errors import C2SError, InputError, UsageError
 from c2s.corpus.build import build_corpus
 from c2s.corpus.shards import TokenShard
-from tests.corpus.conftest import quiet
 
 
 def read_cells(corpus):
-    tables = [pq.read_table(p).to_pandas().assign(split=p.parent.name) for p in sorted(corpus.glob("cells/*/*"))]
+    tables = [
+        pq.read_table(p).to_pandas().assign(split=p.parent.name)
+        for p in sorted(corpus.glob("cells/*/*"))
+    ]
     import pandas as pd
 
     return pd.concat(tables, ignore_index=True)
@@ -31,7 +34,9 @@ def test_any_number_of_workers_gives_the_same_bytes(write_recipe, build, corpus,
 
 
 def test_the_order_of_the_sources_does_not_matter(write_recipe, build, corpus, contents):
-    swapped = build(write_recipe("swapped", sources=[{"data": ["c.h5ad", "b.h5ad"]}, {"data": "a.h5ad"}]))
+    swapped = build(
+        write_recipe("swapped", sources=[{"data": ["c.h5ad", "b.h5ad"]}, {"data": "a.h5ad"}])
+    )
     found, expected = contents(swapped), contents(corpus)
     # The recipe as it was written differs, and so do the files that quote it.
     for name in ("recipe.yaml", "manifest.json"):
@@ -70,7 +75,8 @@ def test_donors_studies_and_cells_are_kept_apart(corpus):
     cells = read_cells(corpus)
     assert not cells["cell_id"].duplicated().any()
     by_donor = cells[cells["study"] == "study A"].groupby("donor", observed=True)["split"].nunique()
-    assert (by_donor == 1).all() and len(by_donor) == 5
+    assert (by_donor == 1).all()
+    assert len(by_donor) == 5
     assert set(cells.loc[cells["study"] == "study A", "split"]) == {"train", "val", "test"}
     assert set(cells.loc[cells["study"] == "study C", "split"]) == {"held_out"}
     assert set(cells.loc[cells["study"] == "study B", "split"]) == {"train", "val", "test"}
@@ -84,9 +90,10 @@ def test_everything_dropped_is_counted(source_folder, corpus):
     assert sum(manifest["cells"].values()) + sum(manifest["dropped"]["cells"].values()) == n_cells
     without_tissue = (read_cells(corpus)["tissue"].isna()).sum()
     assert manifest["dropped"]["samples"]["tissue: cell has no tissue"] == without_tissue > 0
-    assert manifest["dropped"]["samples"]["nl_interpretation: cell has no abstract"] == (
-        read_cells(corpus)["study"] == "study B"
-    ).sum()
+    assert (
+        manifest["dropped"]["samples"]["nl_interpretation: cell has no abstract"]
+        == (read_cells(corpus)["study"] == "study B").sum()
+    )
 
 
 def test_the_number_of_samples_is_as_asked(corpus):
@@ -99,7 +106,7 @@ def test_the_number_of_samples_is_as_asked(corpus):
     assert gene_sets == 12 * 2
 
 
-@pytest.fixture()
+@pytest.fixture
 def begun(write_recipe, build, tmp_path):
     """A corpus folder in which a finished build left all its shards, and the recipe."""
     recipe = write_recipe("begun", samples_per_cell=1)
@@ -144,7 +151,10 @@ def test_a_source_that_cannot_be_read_is_named_and_the_others_are_kept(
     with pytest.raises(C2SError) as caught:
         build(recipe, out)
     message = str(caught.value)
-    assert "b.h5ad" in message and name in message and "nan" in message and "\n" not in message
+    assert "b.h5ad" in message
+    assert name in message
+    assert "nan" in message
+    assert "\n" not in message
     assert not (out / "manifest.json").exists()
     shutil.copy(source_folder / "b.h5ad", folder / "b.h5ad")
     build(recipe, out)
@@ -164,14 +174,21 @@ def test_the_same_file_twice_is_used_once(write_recipe, source_folder, tmp_path,
     once = build(write_recipe("once", sources=[{"data": str(tmp_path / "one.h5ad")}], split={}))
     twice = build(write_recipe("twice", sources=[{"data": str(tmp_path / "*.h5ad")}], split={}))
     first, second = (json.loads((c / "manifest.json").read_text()) for c in (once, twice))
-    assert first["cells"] == second["cells"] and first["samples"] == second["samples"]
+    assert first["cells"] == second["cells"]
+    assert first["samples"] == second["samples"]
     assert second["dropped"]["sources"] == [
         {"path": str(tmp_path / "two.h5ad"), "same as": str(tmp_path / "one.h5ad")}
     ]
 
 
 def test_a_corpus_grows_without_building_anew_what_it_has(write_recipe, build, tmp_path):
-    changes = {"split": {}, "tokens": "text", "abstracts": None, "gene_sets": [], "quality": {"min_cells": 0}}
+    changes = {
+        "split": {},
+        "tokens": "text",
+        "abstracts": None,
+        "gene_sets": [],
+        "quality": {"min_cells": 0},
+    }
     out = tmp_path / "corpus"
     tokenizer = build(write_recipe("tok", **changes)) / "tokenizer"
     changes |= {"tokenizer": str(tokenizer), "tasks": {"cell_type": None, "cond_cell": None}}
@@ -209,8 +226,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(begun, build, tmp_path, content
 
     recipe, out = begun
     expected = contents(out)
-    victims = sorted((out / "units").glob("*.json"))[-2:]
-    for victim in victims:
+    for victim in sorted((out / "units").glob("*.json"))[-2:]:
         victim.unlink()
     whole = pa.OSFile
 
@@ -218,7 +234,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(begun, build, tmp_path, content
         """Opens a file on a disk that is full as soon as something is written."""
 
         def __init__(self, path, mode):
-            if "tokens" in path and any(v.stem in str(out) or True for v in victims):
+            if "tokens" in path:
                 raise OSError(errno.ENOSPC, "No space left on device", path)
             self.file = whole(path, mode)
 
@@ -264,7 +280,9 @@ def test_studies_that_are_not_there_are_refused(write_recipe, tmp_path):
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest(write_recipe, tmp_path):
-    recipe = write_recipe("column", sources=[{"data": "a.h5ad", "columns": {"cell_type": "celltype"}}])
+    recipe = write_recipe(
+        "column", sources=[{"data": "a.h5ad", "columns": {"cell_type": "celltype"}}]
+    )
     with pytest.raises(InputError, match=r"celltype.*cell_type"):
         build_corpus(recipe, tmp_path / "c", workers=1, on_stage=quiet)
 

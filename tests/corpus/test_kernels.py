@@ -87,7 +87,16 @@ def test_what_is_wrong_with_a_row_is_said_of_that_row_only(data, indices, wrong,
 
 def test_whole_numbers_of_any_type():
     fine = one(np.array([1, 2, 3.0]), [0, 1, 5])
-    for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float32):
+    for dtype in (
+        np.int8,
+        np.uint8,
+        np.int16,
+        np.uint16,
+        np.int32,
+        np.uint32,
+        np.int64,
+        np.float32,
+    ):
         assert one(np.array([1, 2, 3], dtype), [0, 1, 5]) == fine
     assert one(np.array([1, -2], np.int32), [0, 1])[1] == NEGATIVE
 
@@ -106,7 +115,9 @@ def test_order_of_columns(indices, ascending):
 
 def test_without_mitochondrial_genes_there_is_no_share():
     none = np.empty(0, bool)
-    with_share, without = (one(np.arange(1.0, 8), range(7), mitochondrial=m) for m in (MITOCHONDRIAL, none))
+    with_share, without = (
+        one(np.arange(1.0, 8), range(7), mitochondrial=m) for m in (MITOCHONDRIAL, none)
+    )
     assert with_share[3] > 0
     assert without[3] == 0
     assert with_share[:3] + with_share[4:] == without[:3] + without[4:]
@@ -126,7 +137,12 @@ def test_a_fingerprint_is_of_the_content_only(cell, random):
     assert one(again, [g for g, _ in pairs] + padding)[4] == first
     # Other columns of a file with other genes before them.
     moved = np.concatenate([text_keys(["X", "Y"]), KEYS])
-    shifted = one(again, [g + 2 for g, _ in pairs] + [g + 2 for g in padding], keys=moved, mitochondrial=np.empty(0, bool))
+    shifted = one(
+        again,
+        [g + 2 for g, _ in pairs] + [g + 2 for g in padding],
+        keys=moved,
+        mitochondrial=np.empty(0, bool),
+    )
     assert shifted[4] == first
 
 
@@ -155,7 +171,9 @@ def test_cells_of_each_gene_are_as_numpy_says(cells, data):
         np.array([g for c in stored for g, _ in c], np.int32),
         np.concatenate([[0], np.cumsum([len(c) for c in stored])]).astype(np.int64),
     )
-    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(cells), max_size=len(cells))), bool)
+    kept = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(cells), max_size=len(cells))), bool
+    )
     out = np.arange(N_GENES)
     count_cells_per_gene(*arrays, kept, out)
     np.testing.assert_array_equal(out, np.arange(N_GENES) + (dense[kept] > 0).sum(axis=0))

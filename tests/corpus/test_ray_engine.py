@@ -112,7 +112,7 @@ def test_a_local_cluster_gives_the_bytes_of_one_process(tmp_path, contents):
     manifest = build_corpus(PANCREAS, tmp_path / "here", workers=1, on_stage=quiet)
     found = subprocess.run(
         command("corpus", "build", PANCREAS, "--out", tmp_path / "ray", "--workers", 2, "--json", "--engine", "ray"),
-        env=environment(),
+        env=environment("local"),
         capture_output=True,
         text=True,
         check=False,

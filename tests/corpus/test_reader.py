@@ -59,7 +59,7 @@ def test_all_permutations_of_four_are_equally_likely():
     rng = np.random.default_rng(1)
     found = Counter(
         tuple(permuted(np.arange(4), 4, rng.integers(0, 1 << 64, 8, dtype=np.uint64)).tolist())
-        for _ in range(360)
+        for _ in range(240)
     )
     assert len(found) == 24
     assert chisquare(list(found.values())).pvalue > 1e-3
@@ -109,10 +109,10 @@ def test_windows_are_of_even_size():
 # --- what an item is --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", ["response", "all"])
-def test_a_packed_sequence_is_what_stands_in_the_shard(corpus, loss):
+@pytest.mark.parametrize(("split", "loss"), [("train", "response"), ("val", "all")])
+def test_a_packed_sequence_is_what_stands_in_the_shard(corpus, split, loss):
     expected = {}
-    for shard in shards(corpus):
+    for shard in shards(corpus, split):
         tasks, studies = shard.column("task").to_pylist(), shard.column("study").to_pylist()
         for first, last in itertools.pairwise(shard.sample_starts.tolist()):
             tokens, mask, place, sample = [], [], [], []
@@ -124,7 +124,7 @@ def test_a_packed_sequence_is_what_stands_in_the_shard(corpus, loss):
                     sample.append(i - first)
             named = list(zip(tasks[first:last], studies[first:last], strict=True))
             expected[np.array(tokens).tobytes()] = (tokens, mask, place, sample, named)
-    reader = ShardReader(corpus, loss=loss)
+    reader = ShardReader(corpus, split, loss=loss)
     items = list(reader)
     assert len(items) == len(reader) == len(expected)
     end = shards(corpus)[0].facts.end_of_text
@@ -325,10 +325,9 @@ def loader(reader, batch_size, **kwargs):
     return DataLoader(reader, batch_size=batch_size, collate_fn=as_list, **kwargs)
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_workers_give_the_batches_of_one_process(corpus, ranks):
-    for rank in range(ranks):
-        kwargs = {"rank": rank, "world_size": ranks, "batch_size": 4, "epochs": 2}
+def test_workers_give_the_batches_of_one_process(corpus):
+    for rank in range(3):
+        kwargs = {"rank": rank, "world_size": 3, "batch_size": 4, "epochs": 2}
         alone = [ids(b) for b in loader(ShardReader(corpus, **kwargs), 4)]
         with_workers = loader(ShardReader(corpus, **kwargs), 4, num_workers=2)
         assert [ids(b) for b in with_workers] == alone

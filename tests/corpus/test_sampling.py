@@ -13,7 +13,12 @@ from c2s.corpus.sampling import Drawn, Sample, UnitCells, draw_samples, fit, wri
 from c2s.tasks.prompts import load_prompts
 from c2s.tasks.registry import TASKS
 from c2s.tokens.assemble import Assembler
-from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, load_tokenizer, train_text_tokenizer
+from c2s.tokens.tokenizer import (
+    CellTokenizer,
+    add_gene_tokens,
+    load_tokenizer,
+    train_text_tokenizer,
+)
 
 CELL_TASKS = [t for t, task in TASKS.items() if task.kind != "gene_set"]
 PROMPTS = load_prompts("c2s")
@@ -150,7 +155,9 @@ def test_all_cells_of_a_sample_have_the_number_of_genes(unit):
         assert s.genes == s.drawn
     assert {s.genes for s in drawn.samples if s.task == "mc_lm"} >= {20, 60}
     # Each of the cells that is written has them all.
-    for s, parts in zip(drawn.samples[::50], write_out(drawn.samples[::50], unit, PROMPTS), strict=True):
+    for s, parts in zip(
+        drawn.samples[::50], write_out(drawn.samples[::50], unit, PROMPTS), strict=True
+    ):
         assert parts.n_genes == s.genes
 
 
@@ -201,7 +208,9 @@ def test_every_wording_and_every_text_of_an_abstract_is_used(unit):
     assert {s.text for s in drawn.samples} == {0, 1, 2}
     parts = write_out(drawn.samples, unit, PROMPTS)
     texts = unit.abstracts["A"]
-    assert all(p.response == [f" {texts[s.text]}"] for s, p in zip(drawn.samples, parts, strict=True))
+    assert all(
+        p.response == [f" {texts[s.text]}"] for s, p in zip(drawn.samples, parts, strict=True)
+    )
 
 
 def test_only_the_rows_that_are_given_are_used(unit):
@@ -213,7 +222,9 @@ def test_only_the_rows_that_are_given_are_used(unit):
 
 def test_nothing_to_draw_from(unit):
     assert draw(unit, np.empty(0, np.int64)).samples == []
-    assert draw(unit, single_genes=[160, 170], tasks={"sc_lm": None}, samples_per_cell=0).samples == []
+    assert (
+        draw(unit, single_genes=[160, 170], tasks={"sc_lm": None}, samples_per_cell=0).samples == []
+    )
     drawn = draw(unit, multi_cells=[90, 100], tasks={"mc_lm": None})
     assert drawn.samples == []
     assert sum(drawn.dropped.values()) == 160
@@ -290,7 +301,10 @@ def check_fit(unit, assembler, context, **changes):
     return outcome
 
 
-@pytest.mark.parametrize(("mode", "context"), [("text", 300), ("text", 700), ("genes", 90), ("genes", 130), ("genes", 200)])
+@pytest.mark.parametrize(
+    ("mode", "context"),
+    [("text", 300), ("text", 700), ("genes", 90), ("genes", 130), ("genes", 200)],
+)
 def test_what_fits_is_left_and_the_rest_gets_as_many_genes_as_fit(unit, assemblers, mode, context):
     outcome = check_fit(unit, assemblers[mode], context, samples_per_cell=1)
     assert min(outcome[k] for k in ("untouched", "genes", "cells")) > 0
@@ -307,12 +321,21 @@ def test_numbers_that_take_fewer_tokens(unit, assemblers):
     """One gene less can be several tokens more, where the number of genes is a token in one case only."""
     for context in range(140, 165):
         tasks = {"sc_lm": None, "cond_cell": None}
-        check_fit(unit, assemblers["genes"], context, samples_per_cell=0.3, tasks=tasks, single_genes=[90, 150])
+        check_fit(
+            unit,
+            assemblers["genes"],
+            context,
+            samples_per_cell=0.3,
+            tasks=tasks,
+            single_genes=[90, 150],
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt-neox", "gemma", "smollm2"])
 def test_real_tokenizers_fit_as_well(unit, real_tokenizers, name):
-    tokenizer = CellTokenizer(load_tokenizer(real_tokenizers / name), unit.ranked.vocabulary, "text")
+    tokenizer = CellTokenizer(
+        load_tokenizer(real_tokenizers / name), unit.ranked.vocabulary, "text"
+    )
     outcome = check_fit(unit, Assembler(tokenizer), 330, samples_per_cell=0.4)
     assert outcome["genes"] > 0
 

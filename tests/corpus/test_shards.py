@@ -74,7 +74,12 @@ def test_everything_comes_back(written, monkeypatch, batch_tokens):
     assert shard.column("task").to_pylist() == ["mc_lm", "cell_type", "sc_lm", "tissue"]
     assert shard.column("wording").to_pylist() == [2, 0, 300, 11]
     assert shard.column("study").to_pylist() == ["study A", "study B", "study A", None]
-    assert shard.column("cells").to_pylist() == [[4_000_000_000, 3, 70], [70], [4_000_000_000], [3, 70]]
+    assert shard.column("cells").to_pylist() == [
+        [4_000_000_000, 3, 70],
+        [70],
+        [4_000_000_000],
+        [3, 70],
+    ]
     assert shard.column("sequence").to_pylist() == [0, 0, 1, 2]
     # Anybody can read it with Arrow alone.
     with pa.memory_map(str(path)) as handle:
@@ -95,7 +100,8 @@ def test_tokens_are_views_of_the_mapped_file(written):
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32), (262_144, np.uint32)]
+    ("vocab_size", "dtype"),
+    [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32), (262_144, np.uint32)],
 )
 def test_tokens_take_two_bytes_where_that_is_enough(written, vocab_size, dtype):
     path, tokens, _ = written(vocab_size)
@@ -154,7 +160,10 @@ def test_a_file_that_is_no_shard_is_named_in_one_line(written, damage):
 
 def test_a_missing_file_a_folder_and_an_arrow_file_of_something_else(tmp_path):
     table = pa.table({"x": [1]})
-    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
     for name in ("none.arrow", "", "x.arrow"):
         with pytest.raises(InputError) as caught:
@@ -206,7 +215,12 @@ def test_packed_about_as_well_as_first_fit_decreasing(seed, low_high):
 
 def test_a_perfect_packing_is_found():
     lengths = np.array([6, 4, 7, 3, 5, 5, 10])
-    assert sorted(sorted(lengths[s].tolist()) for s in pack(lengths, 10, (), 0)) == [[3, 7], [4, 6], [5, 5], [10]]
+    assert sorted(sorted(lengths[s].tolist()) for s in pack(lengths, 10, (), 0)) == [
+        [3, 7],
+        [4, 6],
+        [5, 5],
+        [10],
+    ]
 
 
 def test_the_order_is_drawn_by_the_seed_and_the_keys():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c2s.common.errors import UsageError
-from c2s.corpus.splits import PARTS, split_cells
+from c2s.corpus.splits import PARTS, split_by_hash, split_cells, split_groups
 from c2s.datasets import pancreas
 
 
@@ -96,3 +96,64 @@ def test_every_cell_is_tested_about_as_often():
 def test_shares_that_are_none_are_refused(fractions):
     with pytest.raises(UsageError, match="must be ≥ 0 and sum to 1"):
         split_cells(["a"], fractions)
+
+
+# --- whole donors, and single cells by their hashes -----------------------------------------------
+
+
+@given(
+    st.sets(st.text(max_size=4), max_size=40),
+    st.sampled_from(
+        [(0.8, 0.1, 0.1), (0.5, 0.5, 0.0), (0.0, 0.5, 0.5), (1.0, 0.0, 0.0), (0, 0, 1)]
+    ),
+    st.integers(0, 3),
+)
+def test_every_group_is_in_one_part_and_no_part_is_empty(groups, fractions, seed):
+    found = split_groups(sorted(groups), fractions, seed, "donors", "study")
+    assert set(found) == groups
+    n = [sum(p == part for p in found.values()) for part in PARTS]
+    for k, part in enumerate(PARTS[1:], start=1):
+        wanted = round(fractions[k] * len(groups))
+        if len(groups) >= 3:
+            wanted = max(wanted, 1) if fractions[k] else 0
+        if part == "test":
+            assert n[2] == min(wanted, len(groups))
+        else:
+            assert n[1] == min(wanted, len(groups) - n[2])
+    if fractions[0] >= 0.5 and len(groups) >= 3:
+        assert n[0] > 0
+
+
+def test_groups_are_split_by_seed_and_keys_whatever_their_order():
+    groups = [f"d{i}" for i in range(20)]
+    shares = (0.6, 0.2, 0.2)
+    first = split_groups(groups, shares, 0, "donors", "A")
+    assert split_groups(groups[::-1], shares, 0, "donors", "A") == first
+    assert split_groups(groups, shares, 0, "donors", "B") != first
+    assert split_groups(groups, shares, 1, "donors", "A") != first
+    assert sorted(first.values()) == ["test"] * 4 + ["train"] * 12 + ["val"] * 4
+
+
+def test_every_group_is_tested_about_as_often():
+    tested = np.zeros(6)
+    for seed in range(600):
+        found = split_groups(list("abcdef"), (0.6, 0.2, 0.2), seed)
+        tested += [found[g] == "test" for g in "abcdef"]
+    assert tested.sum() == 600
+    assert np.abs(tested - 100).max() < 50
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.0, 0.0, 1.0), (0.25, 0.75, 0.0)])
+def test_cells_split_by_hash_have_the_shares(fractions):
+    keys = np.random.default_rng(0).integers(0, 2**64, size=50_000, dtype=np.uint64)
+    parts = split_by_hash(keys, fractions)
+    for k, share in enumerate(fractions):
+        assert (parts == k).mean() == pytest.approx(share, abs=0.01)
+    np.testing.assert_array_equal(split_by_hash(keys[::7], fractions), parts[::7])
+
+
+def test_the_lowest_and_the_highest_hash():
+    keys = np.array([0, 2**64 - 1], np.uint64)
+    assert split_by_hash(keys, (0.8, 0.1, 0.1)).tolist() == [2, 0]
+    assert split_by_hash(keys, (0.0, 0.0, 1.0)).tolist() == [2, 2]
+    assert split_by_hash(keys, (0.0, 1.0, 0.0)).tolist() == [1, 1]

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from tests.corpus.conftest import quiet
 
 from c2s.common.errors import InputError
 from c2s.common.files import sha256
 from c2s.corpus.show import manifest_digest
 from c2s.corpus.verify import verify_corpus
-from tests.corpus.conftest import quiet
 
 
 def verify(folder, workers=1):
@@ -73,8 +73,14 @@ def shard_of(folder, n_min=1, **wanted):
     for path in sorted((folder / "tokens").rglob("*.arrow")):
         with pa.OSFile(str(path), "rb") as handle:
             table = pa.ipc.open_file(handle.read()).read_all()
-        for i, (task, cells) in enumerate(zip(table["task"].to_pylist(), table["cells"].to_pylist(), strict=True)):
-            if task == wanted.get("task", task) and len(cells) >= n_min and path.parent.name == wanted.get("split", path.parent.name):
+        for i, (task, cells) in enumerate(
+            zip(table["task"].to_pylist(), table["cells"].to_pylist(), strict=True)
+        ):
+            if (
+                task == wanted.get("task", task)
+                and len(cells) >= n_min
+                and path.parent.name == wanted.get("split", path.parent.name)
+            ):
                 return path, i
     raise AssertionError(wanted)
 
@@ -124,7 +130,15 @@ def test_every_unit_is_told_of(corpus):
 
 @pytest.mark.parametrize(
     "kind",
-    ["cells/train/*", "tokens/val/*", "units/*", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "genes.txt", "recipe.yaml"],
+    [
+        "cells/train/*",
+        "tokens/val/*",
+        "units/*",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "genes.txt",
+        "recipe.yaml",
+    ],
 )
 def test_a_flipped_byte(changeable, kind):
     victim = sorted(changeable.glob(kind))[-1]
@@ -152,6 +166,10 @@ def test_a_manifest_that_was_changed(changeable):
     path = changeable / "manifest.json"
     path.write_text(path.read_text().replace("study A", "study X", 1))
     assert any(f"{path}: its bytes" in p for p in verify(changeable))
+    bare = {k: v for k, v in read(changeable).items() if k != "digest"}
+    path.write_text(json.dumps(bare))
+    with pytest.raises(InputError, match="lacks the hashes"):
+        verify(changeable)
     path.write_text("{")
     with pytest.raises(InputError, match="is damaged"):
         verify(changeable)
@@ -210,7 +228,11 @@ def test_a_donor_in_two_splits(changeable):
 
 
 def test_a_cell_in_two_splits(changeable):
-    paths = {p.parent.name: p for p in sorted(changeable.glob("cells/*/*")) if p.stem.endswith("-0000000000")}
+    paths = {
+        p.parent.name: p
+        for p in sorted(changeable.glob("cells/*/*"))
+        if p.stem.endswith("-0000000000")
+    }
     train = pq.read_table(paths["train"])
     both = pa.concat_tables([pq.read_table(paths["val"]), train.slice(3, 1)])
     pq.write_table(both, paths["val"])
@@ -247,7 +269,9 @@ def test_a_parquet_file_of_something_else(changeable):
     only(changeable, path.name)
 
 
-def test_equal_cells_in_two_splits_through_a_copied_source(write_recipe, build, source_folder, tmp_path):
+def test_equal_cells_in_two_splits_through_a_copied_source(
+    write_recipe, build, source_folder, tmp_path
+):
     import anndata as ad
 
     again = ad.read_h5ad(source_folder / "b.h5ad")
@@ -277,7 +301,9 @@ def test_equal_cells_are_found_in_any_number_of_passes(changeable, monkeypatch):
     content = pq.read_table(path)["content"].slice(0, 3)
     table = pq.read_table(other)
     at = table.schema.get_field_index("content")
-    changed = pa.concat_arrays([content.combine_chunks(), table["content"].combine_chunks().slice(3)])
+    changed = pa.concat_arrays(
+        [content.combine_chunks(), table["content"].combine_chunks().slice(3)]
+    )
     pq.write_table(table.set_column(at, "content", changed), other)
     seal(changeable)
     first = only(changeable, "3 cells have the same counts")
@@ -359,7 +385,9 @@ def test_a_sequence_more_than_the_manifest_says(changeable):
 @pytest.mark.parametrize("task", ["cell_type", "mc_lm"])
 def test_a_sample_that_uses_a_cell_of_another_split(changeable, task):
     path, i = shard_of(changeable, task=task, split="train")
-    start = pq.read_table(changeable / "cells" / "train" / f"{path.stem}.parquet")["row"].to_pylist()
+    start = pq.read_table(changeable / "cells" / "train" / f"{path.stem}.parquet")[
+        "row"
+    ].to_pylist()
     other = next(r for r in range(start[0], start[0] + 128) if r not in start)
 
     def foreign(columns, i):
@@ -400,7 +428,10 @@ def test_a_sample_of_a_number_of_cells_that_cannot_be(changeable, task):
 
     change_sample(changeable, other, task=task, n_min=0)
     problems = verify(changeable)
-    assert any(f"{path}: sample {i} has a number of cells that its task does not take" in p for p in problems)
+    assert any(
+        f"{path}: sample {i} has a number of cells that its task does not take" in p
+        for p in problems
+    )
     assert len(problems) == (2 if task == "gene_set_enum" else 1)  # that cell is in no split
 
 
@@ -448,7 +479,10 @@ def test_what_is_counted_is_what_is_there(corpus):
     for part, n in manifest["cells"].items():
         assert n == sum(pq.read_metadata(p).num_rows for p in corpus.glob(f"cells/{part}/*"))
     for part, by_task in manifest["samples"].items():
-        tables = [pa.ipc.open_file(pa.memory_map(str(p))).read_all() for p in sorted(corpus.glob(f"tokens/{part}/*"))]
+        tables = [
+            pa.ipc.open_file(pa.memory_map(str(p))).read_all()
+            for p in sorted(corpus.glob(f"tokens/{part}/*"))
+        ]
         tasks = [t for table in tables for t in table["task"].to_pylist()]
         assert by_task == {t: tasks.count(t) for t in sorted(set(tasks))}
         tokens = [n for table in tables for n in pc.list_value_length(table["tokens"]).to_pylist()]

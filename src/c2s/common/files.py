@@ -137,7 +137,14 @@ def refuse_foreign(folder: Path, written: set[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file; give a folder")
     foreign = (
-        sorted(p.name for p in folder.iterdir() if p.name not in written) if folder.exists() else []
+        # Names of `atomic_file` and `atomic_directory`: a run was killed while it wrote.
+        sorted(
+            p.name
+            for p in folder.iterdir()
+            if p.name not in written and not p.name.startswith(".c2s-")
+        )
+        if folder.exists()
+        else []
     )
     if foreign:
         raise UsageError(

@@ -24,7 +24,7 @@ import yaml
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError, listing
 from c2s.common.files import atomic_directory, atomic_file, refuse_foreign, sha256
-from c2s.corpus.engines import map_with
+from c2s.corpus.engines import map_with, started
 from c2s.corpus.index import SourceFile, SourceIndex, index_source, stamp, words_path
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
 from c2s.corpus.shards import LAYOUT
@@ -413,9 +413,10 @@ def build_corpus(
         plan = make_plan(recipe, folder, out / "work", workers, on_stage)
         tokenizer_sha = leave_for_units(plan, out)
         engine = engine or recipe.engine
-        genes = _used_genes(plan, out, engine, workers, on_stage)
-        units = plan.units(genes)
-        records = _map_units(out, units, engine, workers, on_stage)
+        with started(engine, workers):
+            genes = _used_genes(plan, out, engine, workers, on_stage)
+            units = plan.units(genes)
+            records = _map_units(out, units, engine, workers, on_stage)
         return _finish(plan, out, units, records, tokenizer_sha)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_end
 from typing import Any, Generic, TypeVar
 
 from c2s.common.errors import C2SError, UsageError
@@ -56,7 +57,7 @@ def map_here(
     # Not fork: the libraries that are loaded hold threads and locks.
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["c2s.corpus.unit"])
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
         try:
             yield from _bounded(pool, function, items, _AHEAD * workers)
         except BrokenProcessPool as error:
@@ -94,7 +95,7 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
         return Outcome(item, None, str(error))
 
 
-def _begin(parent: int) -> None:
+def _begin() -> None:
     """Prepare a worker: one thread for the kernels, because there is a process a core; and none outlives its parent."""
     import numba
     import pyarrow as pa
@@ -102,17 +103,24 @@ def _begin(parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     numba.set_num_threads(1)
     pa.set_cpu_count(1)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow, daemon=True).start()
 
 
-def _follow(parent: int) -> None:
+def _follow() -> None:
     """End this process when the main one is gone: it may have been killed, and nobody would take the results."""
-    while True:
-        time.sleep(0.5)
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os._exit(1)
+    parent = mp.parent_process()
+    if parent is not None:
+        wait_for_end([parent.sentinel])
+        os._exit(1)
+
+
+def started(engine: str, workers: int) -> AbstractContextManager[object]:
+    """Start the engine of a recipe for several calls of `map_with`; what was started is stopped at the end."""
+    if engine == "ray":
+        from c2s.corpus.ray_engine import connected
+
+        return connected(workers)
+    return nullcontext()
 
 
 def map_with(

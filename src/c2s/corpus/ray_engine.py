@@ -121,8 +121,16 @@ def connected(workers: int) -> Iterator[bool]:
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "a local cluster cannot be started" if address is None else f"the cluster {address}"
-        raise C2SError(f"Ray: {where}: {_in_one_line(error)}") from error
+        if address is None:
+            raise C2SError(
+                f"Ray: no local cluster can be started: {_in_one_line(error)}"
+            ) from error
+        token = (
+            ""
+            if "RAY_AUTH_MODE" in os.environ
+            else "; if it asks for a token, set RAY_AUTH_MODE=token"
+        )
+        raise C2SError(f"Ray: cannot join the cluster: {_in_one_line(error)}{token}") from error
     try:
         yield address is not None
     finally:

@@ -270,10 +270,6 @@ class CorpusRecipe(Config):
         for name, (low, high) in ranges.items():
             if not 1 <= low <= high:
                 raise ValueError(f"{name} is {low} to {high}; expected 1 ≤ fewest ≤ most")
-        if self.paraphrases and self.teacher is None:
-            raise ValueError("paraphrases are asked for, and there is no teacher to write them")
-        if self.paraphrases and self.abstracts is None:
-            raise ValueError("paraphrases are asked for, and there are no abstracts")
         return self
 
     def genes_of(self, task: str) -> Range:
@@ -330,4 +326,14 @@ def read_recipe(path: str | Path) -> CorpusRecipe:
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give the recipe, a YAML file")
-    return CorpusRecipe.read(path)
+    recipe = CorpusRecipe.read(path)
+    # Not a validator: what a corpus keeps of its recipe does not name the teacher.
+    lacking = (
+        {"teacher": recipe.teacher, "abstracts": recipe.abstracts} if recipe.paraphrases else {}
+    )
+    for name, value in lacking.items():
+        if value is None:
+            raise UsageError(
+                f"{path}: paraphrases = {recipe.paraphrases:,} needs the field {name!r}, which is missing"
+            )
+    return recipe

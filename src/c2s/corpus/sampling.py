@@ -16,7 +16,6 @@ from c2s.tasks.prompts import PromptPack
 from c2s.tasks.registry import get_task
 from c2s.tokens.assemble import Assembler, Parts, TokenBatch
 
-
 #: A prompt says the number of genes, and another number may take so many fewer tokens ("2048" or "999").
 _NUMBER_TOKENS = 4
 

@@ -192,6 +192,17 @@ def _read_facts(path: Path, schema: pa.Schema) -> ShardFacts:
     )
 
 
+def _refuse_damaged(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Refuse columns that point outside of themselves: Arrow trusts them, and a damaged file would end the process."""
+    for batch in batches:
+        if not batch.schema.equals(schema):
+            raise pa.ArrowInvalid("its columns are not those of a token shard")
+        batch.validate(full=True)
+        for column in batch.columns:
+            if isinstance(column, pa.DictionaryArray):
+                column.dictionary.validate(full=True)
+
+
 class TokenShard:
     """A token shard on disk, memory-mapped: nothing is read until it is asked for.
 
@@ -214,10 +225,11 @@ class TokenShard:
             self._map = pa.memory_map(str(path))
             file = pa.ipc.open_file(self._map)
             self._batches = [file.get_batch(k) for k in range(file.num_record_batches)]
-        except (OSError, pa.ArrowInvalid) as error:
+            self.facts = _read_facts(self.path, file.schema)
+            _refuse_damaged(self._batches, _schema(self.facts))
+        except (OSError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path}: cannot be read as a token shard ({reason})") from error
-        self.facts = _read_facts(self.path, file.schema)
         self._starts = np.concatenate([[0], np.cumsum([b.num_rows for b in self._batches])])
         sequence = self.column("sequence").to_numpy() if len(self) else np.empty(0, np.int32)
         self.sample_starts = np.concatenate(

@@ -103,6 +103,6 @@ def split_groups(
 
 def split_by_hash(keys: np.ndarray, fractions: tuple[float, float, float]) -> np.ndarray:
     """Split single cells by their hashes (uint64), each on its own; array of int8 positions in `PARTS`."""
-    share = keys.astype(np.float64) / 2.0**64
+    share = (keys >> np.uint64(11)).astype(np.float64) / 2.0**53  # below 1, exactly
     edges = np.cumsum([fractions[2], fractions[1]])
     return np.select([share < edges[0], share < edges[1]], [2, 1], 0).astype(np.int8)

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from c2s.common.errors import C2SError
+from c2s.common.errors import InputError
 from c2s.common.files import sha256
 from c2s.common.seeds import cell_keys
 from c2s.corpus.engines import map_here
@@ -67,15 +67,21 @@ def verify_corpus(folder: str | Path, *, workers: int, on_unit: Callable[[int], 
     Raises
     ------
     InputError
-        There is no complete corpus.
+        There is no complete corpus, or its manifest cannot be used.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    if not manifest.keys() >= {"other files", "digest"}:
+        raise InputError(
+            f"{folder / 'manifest.json'}: lacks the hashes of the other files; run c2s corpus build again"
+        )
     problems = _files_there(folder, manifest)
     units = sorted({Path(name).stem for name in manifest["files"]})
     checks: list[UnitCheck] = []
     for outcome in map_here(
-        partial(_check_unit, str(folder)), units, min(workers, max(len(units), 1))
+        partial(_check_unit, str(folder), manifest_digest(manifest)),
+        units,
+        min(workers, max(len(units), 1)),
     ):
         on_unit(1)
         if outcome.result is None:
@@ -118,8 +124,9 @@ def _damaged(path: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def _by_unit(folder: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def _by_unit(folder: str, digest: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Return the manifest, and the files of each unit."""
+    del digest  # a folder that was built anew is not the one that is remembered
     manifest = read_manifest(folder)
     units: dict[str, list[str]] = {}
     for name in manifest["files"]:
@@ -127,10 +134,10 @@ def _by_unit(folder: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
     return manifest, units
 
 
-def _check_unit(folder: str, unit: str) -> UnitCheck:
+def _check_unit(folder: str, digest: str, unit: str) -> UnitCheck:
     """Check the files of one unit: hashes first, then what they hold."""
     root = Path(folder)
-    manifest, units = _by_unit(folder)
+    manifest, units = _by_unit(folder, digest)
     check = UnitCheck()
     names = [n for n in units[unit] if (root / n).is_file()]
     for name in names:
@@ -138,18 +145,14 @@ def _check_unit(folder: str, unit: str) -> UnitCheck:
             check.problems.append(_damaged(root / name))
     if check.problems or len(names) < len(units[unit]):
         return check
-    try:
-        cells = _cells(root, [n for n in names if n.startswith("cells/")])
-        check.problems += _check_cells(root, unit, cells, manifest)
-        check.cells.update(Counter(cells["part"].tolist()))
-        for name in names:
-            if name.startswith("tokens/") and not check.problems:
-                shard = TokenShard(root / name)
-                _check_tokens(shard, name, cells, manifest, check)
-                shard.close()
-    except (C2SError, pa.ArrowException, KeyError) as error:
-        known = isinstance(error, C2SError)
-        check.problems.append(str(error) if known else f"{root / name}: cannot be read ({error})")
+    cells = _cells(root, [n for n in names if n.startswith("cells/")])
+    check.problems += _check_cells(root, unit, cells, manifest)
+    check.cells.update(cells["part"].tolist())
+    for name in names:
+        if name.startswith("tokens/") and not check.problems:
+            shard = TokenShard(root / name)
+            _check_tokens(shard, name, cells, manifest, check)
+            shard.close()
     return check
 
 
@@ -159,10 +162,16 @@ def _check_unit(folder: str, unit: str) -> UnitCheck:
 def _cells(root: Path, names: Sequence[str]) -> pd.DataFrame:
     """Return the cells of a unit, by row of the source, with the split that each stands in."""
     columns = ["cell_id", "row", *_SAMPLE]
-    tables = [
-        pq.read_table(root / name, columns=columns).to_pandas().assign(part=name.split("/")[1])
-        for name in names
-    ]
+    tables = []
+    for name in names:
+        try:
+            table = pq.read_table(root / name, columns=columns).to_pandas()
+        except (OSError, pa.ArrowException, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{root / name}: cannot be read as cells of a corpus ({reason})"
+            ) from error
+        tables.append(table.assign(part=name.split("/")[1]))
     empty = pd.DataFrame({c: [] for c in (*columns, "part")}).astype({"row": np.int64})
     cells = pd.concat(tables, ignore_index=True) if tables else empty
     # As plain objects: the categories of the files differ.

@@ -26,6 +26,7 @@ from c2s.metrics import (
     c2st,
     energy_distance,
     exact_k_fraction,
+    median_gamma,
     memorisation_summary,
     mmd2,
     nearest_distance,
@@ -172,8 +173,10 @@ def evaluate_generation(
     truth, seen = space.embed(real), space.embed(training)
     # Where a type has too few training cells for the ceiling, both sides of it leave the type out.
     ceiling_truth = truth[_with_partner(training_labels, real_labels)]
+    # One kernel for all rows, that of the real cells: a generator has no say in how it is measured.
+    gamma = median_gamma(truth)
     table = {
-        who: whole_metrics(ceiling_truth if who == "ceiling" else truth, place, seed)
+        who: whole_metrics(ceiling_truth if who == "ceiling" else truth, place, seed, gamma)
         for who, place in places.items()
     }
     nearest = {
@@ -210,12 +213,17 @@ def evaluate_generation(
     return GenerationResult(metrics, nearest, truth, places["model"])
 
 
-def whole_metrics(real: np.ndarray, generated: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the metrics of `WHOLE` for two sets of places, shapes (n, d) and (m, d)."""
+def whole_metrics(
+    real: np.ndarray, generated: np.ndarray, seed: int, gamma: float | None = None
+) -> dict[str, float]:
+    """Return the metrics of `WHOLE` for two sets of places, shapes (n, d) and (m, d).
+
+    `gamma` is the width of the kernel of MMD², by default that of `real`.
+    """
     return {
         "scfid": scfid(real, generated),
         "energy_distance": energy_distance(real, generated),
-        "mmd2": mmd2(real, generated),
+        "mmd2": mmd2(real, generated, gammas=None if gamma is None else [gamma]),
         "wasserstein": wasserstein(real, generated),
         "c2st": c2st(real, generated, classifier="forest", seed=seed),
     }

@@ -66,6 +66,38 @@ def point_sets(
     return real, generated
 
 
+def profiles(
+    metric: str, x: np.ndarray, y: np.ndarray, delta: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return two float64 arrays of shape (n_cells, n_genes), and whether one cell was given.
+
+    `delta` of shape (n_genes,) or that of `x` is subtracted from both. NaN is let through.
+
+    Raises
+    ------
+    InputError
+        Not numeric, not one- or two-dimensional, or of different shapes.
+    """
+    try:
+        left, right = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        control = None if delta is None else np.asarray(delta, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{metric}: expected numbers, found something else ({error})") from error
+    if left.shape != right.shape or left.ndim not in (1, 2):
+        raise InputError(
+            f"{metric}: found shapes {left.shape} and {right.shape}, expected the same genes "
+            "(n_genes,) or (n_cells, n_genes) twice"
+        )
+    if control is not None:
+        if control.shape not in (left.shape, left.shape[-1:]):
+            raise InputError(
+                f"{metric}: found a control (delta) of shape {control.shape}, expected {left.shape[-1:]} "
+                f"or {left.shape}: the same genes in the same order"
+            )
+        left, right = left - control, right - control
+    return np.atleast_2d(left), np.atleast_2d(right), left.ndim == 1
+
+
 def label_codes(*named: tuple[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the sorted union of labels and, per input, each cell's position in it.
 

@@ -119,6 +119,15 @@ def macro_f1(truth: Labels, predicted: Labels) -> float:
     ------
     InputError
         As `accuracy`.
+
+    References
+    ----------
+    van Rijsbergen 1979, "Information retrieval".
+
+    Examples
+    --------
+    >>> macro_f1(["beta", "beta", "alpha"], ["beta", "alpha", "alpha"])  # 2/3 and 2/3
+    0.6666666666666666
     """
     return float(per_class(truth, predicted)["f1"].mean())
 
@@ -199,6 +208,11 @@ def expected_calibration_error(
     References
     ----------
     Guo et al. 2017, "On calibration of modern neural networks", ICML (equal-width bins).
+
+    Examples
+    --------
+    >>> expected_calibration_error(["a"] * 4, ["a", "a", "a", "b"], np.ones(4))  # 1 said, 0.75 right
+    0.25
     """
     bins = reliability(truth, predicted, confidence, n_bins)
     gap = (bins["confidence"] - bins["accuracy"]).abs()

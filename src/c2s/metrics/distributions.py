@@ -1,4 +1,4 @@
-"""How far a sample of generated cells is from a sample of real ones.
+"""How far a sample of generated cells is from a sample of real ones: kernels and distances of all pairs.
 
 All take points of shape (n, d) in one space, such as principal components fitted on real training
 cells, and return 0 for equal distributions (up to sampling). SPEC §14.3. None of these values means
@@ -11,60 +11,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from c2s.common.errors import C2SError, UsageError
-from c2s.metrics._checks import point_sets
+from c2s.common.errors import UsageError
+from c2s.metrics._checks import point_sets, points
 
 CELLOT_GAMMAS = (2.0, 1.0, 0.5, 0.1, 0.01, 0.005)
-"""RBF widths of CellOT's evaluation (SPEC §14.3), to be used with ``biased=True``."""
-
-SCFID_CELLS_PER_DIMENSION = 4
-"""Fewer cells than this many times the dimensions make scFID mostly bias; use energy distance."""
+"""RBF widths of CellOT's evaluation (SPEC §14.3); see `mmd2_cellot`."""
 
 _BLOCK_VALUES = 1 << 22  # distances held at once: 32 MiB of float64
-_MEDIAN_ROWS = 4096  # rows of the pooled sample that the median heuristic looks at
-
-
-def scfid(real: np.ndarray, generated: np.ndarray) -> float:
-    """Return the Frechet distance between Gaussians fitted to two samples (scFID).
-
-    ``|mu_r - mu_g|^2 + tr(S_r + S_g - 2 (S_r S_g)^(1/2))``, with covariances of ddof 1. The last
-    trace is the nuclear norm of the product of the centred data matrices scaled by 1/sqrt(n - 1),
-    which is exact for any number of cells, also n <= d, and needs no ridge on the covariance.
-
-    The value has a bias that grows with d / n: compare only scores of equal sample sizes, and have
-    at least `SCFID_CELLS_PER_DIMENSION` times as many cells as dimensions.
-
-    Parameters
-    ----------
-    real : array, shape (n, d), n >= 2
-    generated : array, shape (m, d), m >= 2
-
-    Returns
-    -------
-    float
-        Squared units of the space, at least 0 (rounding below 0 is cut); lower is better.
-
-    Raises
-    ------
-    InputError
-        Fewer than 2 cells, different numbers of dimensions, NaN or infinite values.
-
-    References
-    ----------
-    SPEC §14.3. Heusel et al. 2017 (FID), Dowson & Landau 1982 (the distance).
-
-    Examples
-    --------
-    >>> a = np.array([[0.0, 0], [1, 0], [0, 1], [3, 2]])
-    >>> round(scfid(a, a + [1, 2]), 12)
-    5.0
-    """
-    real, generated = point_sets(real, generated, minimum=2)
-    shift = real.mean(axis=0) - generated.mean(axis=0)
-    root_real, root_generated = _covariance_root(real), _covariance_root(generated)
-    cross = np.linalg.svd(root_real @ root_generated.T, compute_uv=False).sum()
-    value = shift @ shift + np.sum(root_real**2) + np.sum(root_generated**2) - 2 * cross
-    return max(0.0, float(value))
+_MEDIAN_ROWS = 4096  # rows that the median heuristic looks at
 
 
 def mmd2(
@@ -76,17 +30,17 @@ def mmd2(
 ) -> float:
     """Return the squared maximum mean discrepancy with a Gaussian (RBF) kernel.
 
-    The kernel is not specified by the paper. It is the mean over `gammas` of
-    ``exp(-gamma |x - y|^2)``; by default one gamma, ``1 / (2 s^2)`` with s the median distance
-    between the cells of both samples together (of 4,096 evenly spaced ones where there are more).
+    The kernel is not specified by the paper. It is the mean over `gammas` of ``exp(-gamma |x - y|^2)``; by default
+    one gamma, `median_gamma` of the **real** cells: the generated cells have no say in how they are measured, so
+    that several generators compared with the same real cells are measured with the same kernel. Compute it
+    once and pass it where the real cells themselves differ, as for a ceiling.
 
     Parameters
     ----------
     real : array, shape (n, d)
     generated : array, shape (m, d)
     gammas
-        Kernel widths. `CELLOT_GAMMAS` with ``biased=True`` is CellOT's setting; in a space of 50
-        principal components its large widths see little but the diagonal, 1/n + 1/m.
+        Kernel widths, in 1 / squared units of the space.
     biased
         False: unbiased U-statistic, which may be below 0 for equal distributions. True: the
         V-statistic, at least 0, which counts each cell's kernel with itself.
@@ -99,17 +53,24 @@ def mmd2(
     Raises
     ------
     InputError
-        As `scfid`; the biased form takes single cells.
+        Fewer than 2 cells (the biased form takes single cells, but for `median_gamma`), different numbers of
+        dimensions, NaN or infinite values.
     UsageError
         `gammas` is empty or holds a value that is not positive and finite.
 
     References
     ----------
-    SPEC §14.3. Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723 (Lemma 6; median
-    heuristic §8).
+    SPEC §14.3. Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723 (Lemma 6). Their median heuristic (§8)
+    pools both samples: ``gammas=[median_gamma(np.concatenate([real, generated]))]``.
+
+    Examples
+    --------
+    >>> a, b = np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]])
+    >>> round(mmd2(a, b, gammas=[1.0]), 6)  # 2/e - (e^-1 + 2 e^-4 + e^-9) / 2
+    0.533442
     """
     real, generated = point_sets(real, generated, minimum=1 if biased else 2)
-    widths = [_median_gamma(real, generated)] if gammas is None else [float(g) for g in gammas]
+    widths = [median_gamma(real)] if gammas is None else [float(g) for g in gammas]
     if not widths or not all(np.isfinite(g) and g > 0 for g in widths):
         raise UsageError(f"gammas: found {list(widths)}, expected one or more positive numbers")
 
@@ -120,13 +81,87 @@ def mmd2(
         return total / len(widths)
 
     n, m = len(real), len(generated)
-    within_real, within_generated = _sum_within(real, kernel), _sum_within(generated, kernel)
-    cross = _sum_across(real, generated, kernel) / (n * m)
+    within_real, within_generated = sum_within(real, kernel), sum_within(generated, kernel)
+    cross = sum_across(real, generated, kernel) / (n * m)
     if biased:
         value = (within_real + n) / n**2 + (within_generated + m) / m**2 - 2 * cross
     else:
         value = within_real / (n * (n - 1)) + within_generated / (m * (m - 1)) - 2 * cross
     return float(value)
+
+
+def mmd2_cellot(real: np.ndarray, generated: np.ndarray) -> float:
+    """Return the squared MMD as CellOT's evaluation has it: `mmd2` with `CELLOT_GAMMAS`, biased.
+
+    The mean over six widths of the V-statistic. Meant for comparison with published numbers: in a space of 50 principal
+    components its large gammas see little but the diagonal, 1/n + 1/m.
+
+    Parameters
+    ----------
+    real : array, shape (n, d)
+    generated : array, shape (m, d)
+
+    Returns
+    -------
+    float
+        No unit, at least 0; lower is better. Falls with the number of cells, also for equal distributions.
+
+    Raises
+    ------
+    InputError
+        No cells, different numbers of dimensions, NaN or infinite values.
+
+    References
+    ----------
+    SPEC §14.3. Bunne et al. 2023 (CellOT), Nat. Methods 20:1759.
+
+    Examples
+    --------
+    >>> round(mmd2_cellot(np.array([[0.0]]), np.array([[1.0]])), 6)  # the mean of 2 - 2 exp(-gamma)
+    0.666785
+    """
+    return mmd2(real, generated, gammas=CELLOT_GAMMAS, biased=True)
+
+
+def median_gamma(cells: np.ndarray) -> float:
+    """Return the width of an RBF kernel by the median heuristic: ``1 / (2 s^2)``, s the median distance.
+
+    Parameters
+    ----------
+    cells : array, shape (n, d), n >= 2
+        Real cells. Of more than 4,096, that many evenly spaced ones are looked at.
+
+    Returns
+    -------
+    float
+        In 1 / squared units of the space. Where more than half of the pairs are copies, of the other pairs; where all
+        cells are equal, 0.5.
+
+    Raises
+    ------
+    InputError
+        Fewer than 2 cells, NaN or infinite values.
+
+    References
+    ----------
+    Gretton et al. 2012, §8.
+
+    Examples
+    --------
+    >>> median_gamma(np.array([[0.0], [1.0], [5.0]]))  # the median of 1, 4 and 5 is 4
+    0.03125
+    """
+    cells = points("cells", cells, minimum=2)
+    from scipy.spatial.distance import pdist
+
+    if len(cells) > _MEDIAN_ROWS:
+        cells = cells[np.linspace(0, len(cells) - 1, _MEDIAN_ROWS).astype(np.int64)]
+    distances = pdist(cells)
+    median = float(np.median(distances))
+    if median == 0:  # more than half of the pairs are copies: look at the others
+        apart = distances[distances > 0]
+        median = float(np.median(apart)) if len(apart) else 1.0
+    return 1 / (2 * median**2)
 
 
 def energy_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -149,95 +184,26 @@ def energy_distance(real: np.ndarray, generated: np.ndarray) -> float:
     Raises
     ------
     InputError
-        As `scfid`.
+        Fewer than 2 cells, different numbers of dimensions, NaN or infinite values.
 
     References
     ----------
     Szekely & Rizzo 2013, "Energy statistics", J. Stat. Plan. Inference 143:1249.
+
+    Examples
+    --------
+    >>> energy_distance(np.array([[0.0], [1]]), np.array([[5.0], [6]]))  # 2 * 5 - 1 - 1
+    8.0
     """
     real, generated = point_sets(real, generated, minimum=2)
     n, m = len(real), len(generated)
-    across = _sum_across(real, generated, np.sqrt) / (n * m)
-    within_real = _sum_within(real, np.sqrt) / (n * (n - 1))
-    within_generated = _sum_within(generated, np.sqrt) / (m * (m - 1))
+    across = sum_across(real, generated, np.sqrt) / (n * m)
+    within_real = sum_within(real, np.sqrt) / (n * (n - 1))
+    within_generated = sum_within(generated, np.sqrt) / (m * (m - 1))
     return float(2 * across - within_real - within_generated)
 
 
-def wasserstein(real: np.ndarray, generated: np.ndarray, p: int = 2) -> float:
-    """Return the exact p-Wasserstein distance between two samples, each cell of equal weight.
-
-    The order is not specified by the paper. In many dimensions a sample with too little spread is
-    nearer to real cells than other real cells are: judge by the value of real against real, and do
-    not take a lower one for better. Needs the whole n x m matrix of distances in memory (128 MB
-    for 4,000 cells against 4,000) and more than quadratic time.
-
-    Parameters
-    ----------
-    real : array, shape (n, d)
-    generated : array, shape (m, d)
-    p
-        1: the mean Euclidean distance of the best matching. 2: the root of the mean squared one.
-
-    Returns
-    -------
-    float
-        Units of the space; lower is better, 0 only for equal samples.
-
-    Raises
-    ------
-    InputError
-        As `scfid`; single cells are taken.
-    UsageError
-        `p` is not 1 or 2.
-    C2SError
-        The solver did not reach the optimum.
-
-    References
-    ----------
-    SPEC §14.3. Solver: Bonneel et al. 2011, as in POT (Flamary et al. 2021).
-    """
-    if p not in (1, 2):
-        raise UsageError(f"p: found {p!r}, expected 1 or 2")
-    real, generated = point_sets(real, generated)
-    import ot
-    from scipy.spatial.distance import cdist
-
-    cost = cdist(real, generated, "sqeuclidean" if p == 2 else "euclidean")
-    n, m = cost.shape
-    value, log = ot.emd2(
-        np.full(n, 1 / n), np.full(m, 1 / m), cost, numItermax=10_000_000, log=True
-    )
-    if log["warning"] is not None:
-        raise C2SError(
-            f"wasserstein: the solver stopped before the optimum on {n:,} against {m:,} cells "
-            f"({log['warning']}); use fewer cells"
-        )
-    return float(max(0.0, float(value)) ** (1 / p))
-
-
-def _covariance_root(x: np.ndarray) -> np.ndarray:
-    """Return R of shape (min(n, d), d) with R'R the covariance of `x` (ddof 1)."""
-    return np.asarray(np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r"))
-
-
-def _median_gamma(real: np.ndarray, generated: np.ndarray) -> float:
-    """Return 1 / (2 s^2), s the median distance of all pairs of the pooled sample."""
-    from scipy.spatial.distance import pdist
-
-    pooled = np.concatenate([real, generated])
-    if len(pooled) > _MEDIAN_ROWS:
-        pooled = pooled[np.linspace(0, len(pooled) - 1, _MEDIAN_ROWS).astype(np.int64)]
-    distances = pdist(pooled)
-    median = float(np.median(distances))
-    if median == 0:  # more than half of the pairs are copies: look at the others
-        apart = distances[distances > 0]
-        median = float(np.median(apart)) if len(apart) else 1.0
-    return 1 / (2 * median**2)
-
-
-def _sum_across(
-    x: np.ndarray, y: np.ndarray, function: Callable[[np.ndarray], np.ndarray]
-) -> float:
+def sum_across(x: np.ndarray, y: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> float:
     """Return the sum of `function(|x_i - y_j|^2)` over all pairs, in blocks."""
     from scipy.spatial.distance import cdist
 
@@ -248,7 +214,7 @@ def _sum_across(
     )
 
 
-def _sum_within(x: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> float:
+def sum_within(x: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> float:
     """Return the sum of `function(|x_i - x_j|^2)` over ordered pairs i != j, in blocks."""
     from scipy.spatial.distance import cdist
 

@@ -98,6 +98,12 @@ def memorisation_summary(
     ------
     InputError
         An input is empty, not one-dimensional, or holds NaN or infinite values.
+
+    Examples
+    --------
+    >>> found = memorisation_summary(np.array([0.0, 1.0, 1.0]), np.array([1.0, 2.0, 3.0]))
+    >>> found.median_ratio, found.share_below_5th
+    (0.5, 1.0)
     """
     generated = points("generated_distances", np.atleast_1d(generated_distances)[:, None])[:, 0]
     real = points("real_distances", np.atleast_1d(real_distances)[:, None])[:, 0]

@@ -94,6 +94,11 @@ def multi_cell_overlap(
     References
     ----------
     SPEC §4.4.
+
+    Examples
+    --------
+    >>> multi_cell_overlap([["INS"]], [["INS", "IAPP"], ["GCG", "TTR"]])
+    25.0
     """
     if len(true) == 0:
         raise InputError("multi_cell_overlap: found no true cells, expected at least one")
@@ -121,6 +126,15 @@ def valid_fraction(columns: np.ndarray, indptr: np.ndarray) -> float:
     ------
     InputError
         `indptr` does not fit `columns`, or there are no cells.
+
+    References
+    ----------
+    SPEC §3.
+
+    Examples
+    --------
+    >>> valid_fraction(np.array([4, -1, 2, 2]), np.array([0, 2, 4]))
+    0.75
     """
     columns, _ = _ragged(columns, indptr)
     return float(np.mean(columns >= 0)) if len(columns) else float("nan")
@@ -143,6 +157,15 @@ def unique_fraction(columns: np.ndarray, indptr: np.ndarray) -> float:
     ------
     InputError
         As `valid_fraction`.
+
+    References
+    ----------
+    SPEC §3.
+
+    Examples
+    --------
+    >>> round(unique_fraction(np.array([4, -1, 2, 2]), np.array([0, 2, 4])), 6)
+    0.666667
     """
     columns, indptr = _ragged(columns, indptr)
     valid = columns >= 0
@@ -172,6 +195,15 @@ def exact_k_fraction(columns: np.ndarray, indptr: np.ndarray, k: int) -> float:
     ------
     InputError
         As `valid_fraction`.
+
+    References
+    ----------
+    SPEC §2.
+
+    Examples
+    --------
+    >>> exact_k_fraction(np.array([4, 1, 2]), np.array([0, 2, 3]), k=2)
+    0.5
     """
     _, indptr = _ragged(columns, indptr)
     return float(np.mean(np.diff(indptr) == k))

@@ -114,6 +114,21 @@ def c2st(
     -------
     float
         Between 0 and 1; lower is better, 0.5 when the samples cannot be told apart.
+
+    Raises
+    ------
+    InputError, UsageError
+        As `two_sample_test`.
+
+    References
+    ----------
+    Lopez-Paz & Oquab 2017.
+
+    Examples
+    --------
+    >>> cells = np.linspace(0, 1, 20)[:, None]
+    >>> c2st(cells, cells + 10)
+    1.0
     """
     return two_sample_test(real, generated, classifier=classifier, folds=folds, seed=seed).accuracy
 
