@@ -188,7 +188,9 @@ def shown_commands() -> list[list[str]]:
         for block in blocks(path, language)
         for line in block.splitlines()
     ]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("c2s ")]
+    # A variable of a script stands for a number here.
+    commands = [re.sub(r"\$\w+", "1", line) for line in lines if line.startswith("c2s ")]
+    return [shlex.split(line, comments=True)[1:] for line in commands]
 
 
 @pytest.mark.parametrize("words", shown_commands(), ids=" ".join)

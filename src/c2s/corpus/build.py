@@ -43,7 +43,12 @@ from c2s.knowledge.gene_sets import read_gmt
 from c2s.tasks.prompts import load_prompts
 from c2s.tasks.registry import TASKS
 from c2s.teachers.abstracts import read_abstracts
-from c2s.tokens.tokenizer import add_gene_tokens, load_tokenizer, train_text_tokenizer
+from c2s.tokens.tokenizer import (
+    add_gene_tokens,
+    load_tokenizer,
+    save_tokenizer,
+    train_text_tokenizer,
+)
 
 #: What a corpus folder holds. `work` is there only until it is complete, `lock` and `log.jsonl` beside the result.
 CONTENTS = {
@@ -451,7 +456,7 @@ def _tokenizer(plan: Plan, out: Path) -> str:
     if recipe.tokens == "genes":
         add_gene_tokens(backend, GeneVocabulary.from_words(plan.words))
     with atomic_directory(out / "tokenizer") as temporary:
-        backend.save_pretrained(temporary)
+        save_tokenizer(backend, temporary)
     with atomic_file(out / "genes.txt") as path:
         path.write_text("\n".join(plan.words), "utf-8")
     return sha256(out / "tokenizer" / "tokenizer.json")

@@ -14,6 +14,7 @@ In either mode the ids equal what the Hugging Face tokenizer itself makes of the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -259,7 +260,7 @@ class CellTokenizer:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer as `save_pretrained` does."""
-        self.backend.save_pretrained(folder)
+        save_tokenizer(self.backend, folder)
 
 
 class GeneTokens:
@@ -340,6 +341,17 @@ def add_gene_tokens(backend: PreTrainedTokenizerFast, vocabulary: GeneVocabulary
         ]
     )
     return len(backend) - before
+
+
+def save_tokenizer(backend: PreTrainedTokenizerFast, folder: str | os.PathLike[str]) -> None:
+    """Write a tokenizer as `save_pretrained` does; a full disk is an `OSError`, as everywhere else."""
+    try:
+        backend.save_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        number = re.search(r"\(os error (\d+)\)$", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
