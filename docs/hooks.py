@@ -24,6 +24,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 _FIELDS = re.compile(r"^\{\{ fields ([\w.]+)\.(\w+) \}\}$", re.MULTILINE)
+#: Where a stranger begins; the others follow by name.
+_FIRST_TUTORIAL = "first_steps"
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -54,7 +56,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _notebooks(config: MkDocsConfig) -> list[Path]:
-    return sorted(Path(config.docs_dir, "tutorials").glob("*.ipynb"))
+    found = Path(config.docs_dir, "tutorials").glob("*.ipynb")
+    return sorted(found, key=lambda path: (path.stem != _FIRST_TUTORIAL, path.stem))
 
 
 # --- notebooks --------------------------------------------------------------------------------

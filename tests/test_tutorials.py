@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import shlex
 import sys
 import textwrap
@@ -52,6 +53,13 @@ def test_tutorial_is_saved_with_the_outputs_of_one_run(path: Path) -> None:
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
     assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+
+
+@tutorials
+def test_tutorial_is_the_one_that_the_script_writes(path: Path) -> None:
+    script = DOCS.parent / "scripts" / "tutorials" / f"{path.stem}.py"
+    written = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    assert written == [source for _, source in runpy.run_path(str(script))["CELLS"]]
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ What stands behind the task is the number of its samples and of their tokens."""
     (
         "code",
         """manifest = json.loads(Path("corpus/manifest.json").read_text())
-manifest["notes"]""",
+print(*manifest["notes"], sep="\\n")""",
     ),
     (
         "md",
@@ -114,10 +114,15 @@ What a model is asked, and what it is to answer: one sample of four of the tasks
         "code",
         """from c2s.corpus.show import show_samples
 
+
+def show(text):
+    for line in text.splitlines():
+        print(line if len(line) <= 90 else f"{line[:88]} …")
+
+
 for task in ("cell_type", "cond_cell", "sample_cell_types", "gene_set_name"):
     sample = show_samples("corpus", 1, task=task)[0]
-    prompt, response = (t if len(t) < 300 else f"{t[:200]} … {t[-60:]}" for t in (sample.prompt, sample.response))
-    print(f"--- {task}, {sample.n_tokens} tokens\\n{prompt}\\n>>> {response}\\n")""",
+    show(f"--- {task}, {sample.n_tokens} tokens\\n{sample.prompt}\\n>>> {sample.response}\\n\\n")""",
     ),
     (
         "md",
@@ -145,9 +150,8 @@ The card `README.md` says where the splits are.""",
 
 datasets.disable_progress_bars()
 cells = datasets.load_dataset("corpus", "cells")
-print(cells)
-first = cells["train"][0]
-print(first["cell_id"], first["cell_type"], first["cell_sentence"][:60], "…")""",
+print({split: rows.num_rows for split, rows in cells.items()})
+show("\\n".join(f"{name:18} {value}" for name, value in cells["train"][0].items()))""",
     ),
     (
         "md",

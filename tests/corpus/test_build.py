@@ -203,6 +203,22 @@ def test_a_corpus_grows_without_building_anew_what_it_has(write_recipe, build, t
     assert not any(p.exists() for p in before)
 
 
+@pytest.mark.parametrize("tokens", ["text", "genes"])
+def test_a_corpus_that_grows_with_a_tokenizer_of_its_own_is_as_if_built_at_once(
+    write_recipe, build, tmp_path, contents, tokens
+):
+    changes = {
+        "split": {},
+        "abstracts": None,
+        "gene_sets": [],
+        "tokens": tokens,
+        "small_tokens": 400,
+    }
+    out = build(write_recipe("own", sources=[{"data": "a.h5ad"}], **changes), tmp_path / "corpus")
+    whole = write_recipe("own", sources=[{"data": "*.h5ad"}], **changes)
+    assert contents(build(whole, out)) == contents(build(whole))
+
+
 def test_a_folder_with_other_things_is_not_touched(write_recipe, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"thesis\.txt"):

@@ -104,7 +104,7 @@ def prepared(tmp_path_factory, cut):
     (out / "work").mkdir(parents=True)
     plan = make_plan(read_recipe(recipe), folder, out / "work", 1, quiet)
     leave_for_units(plan, out)
-    return out, plan.units(dict.fromkeys(plan.sources, ""))
+    return out, plan.units(dict.fromkeys(plan.sources, ""), "")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.corpus.splits import split_cells
 from c2s.evaluate.generation import Space, evaluate_generation, independent_cells
+from c2s.metrics import median_gamma, mmd2
 
 TOP_K = 60
 
@@ -72,6 +73,21 @@ def test_real_cells_beat_independent_resampling(setting):
     assert abs(found["c2st_ceiling"] - 0.5) < independent["c2st"] - 0.5
     assert found["valid_fraction"] == found["unique_fraction"] == found["exact_k_fraction"] == 1
     assert found["type_recovered"] > 0.85
+
+
+def test_mmd_of_all_rows_is_measured_with_the_kernel_of_the_real_cells(setting, monkeypatch):
+    from c2s.evaluate import generation
+
+    asked = []
+
+    def recorded(real, generated, *, gammas):
+        asked.append(gammas)
+        return mmd2(real, generated, gammas=gammas)
+
+    monkeypatch.setattr(generation, "mmd2", recorded)
+    result = setting["evaluate"](other_real_cells(setting))
+    assert asked == [[median_gamma(result.real)]] * 3  # model, baseline, ceiling
+    assert result.metrics["mmd2"] == mmd2(result.real, result.generated, gammas=asked[0])
 
 
 def test_copied_training_cells_are_caught(setting):

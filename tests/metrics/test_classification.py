@@ -109,6 +109,22 @@ def test_calibration_is_0_when_confidence_is_right_and_grows_when_it_is_not():
     assert expected_calibration_error(truth, called, np.full(10, 0.3)) == pytest.approx(0.5)
 
 
+def test_calibration_accuracy_and_f1_equal_torchmetrics():
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), size=200)
+    truth, called = rng.integers(4, size=200), probabilities.argmax(axis=1)
+    given_, target = torch.tensor(probabilities), torch.tensor(truth)
+    ece = functional.multiclass_calibration_error(given_, target, num_classes=4, n_bins=10)
+    found = expected_calibration_error(truth, called, probabilities.max(axis=1))
+    assert found == pytest.approx(float(ece), abs=1e-6)
+    share = functional.multiclass_accuracy(given_, target, num_classes=4, average="micro")
+    assert accuracy(truth, called) == pytest.approx(float(share), abs=1e-6)
+    f1 = functional.multiclass_f1_score(given_, target, num_classes=4, average="macro")
+    assert macro_f1(truth, called) == pytest.approx(float(f1), abs=1e-6)
+
+
 @pytest.mark.parametrize("edge", np.round(np.arange(1, 11) / 10, 1))
 def test_an_edge_belongs_to_the_bin_below(edge):
     bins = reliability(["a", "a"], ["a", "a"], np.array([edge, edge - 0.05]))

@@ -67,7 +67,7 @@ def test_a_generator_has_no_say_in_the_kernel():
     a, b = samples(40, 40, 3)
     # Of cells that are all far away only the kernel of each sample with itself is left.
     values = [mmd2(a, b + shift) for shift in (1e3, 1e5)]
-    assert values[0] == values[1]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
 def test_median_gamma_of_many_cells_is_near_that_of_all():
@@ -111,10 +111,12 @@ def test_mmd2_of_far_samples_with_wide_gammas_sees_only_the_diagonal():
 def test_mmd2_of_samples_that_are_mostly_copies_uses_the_distances_that_are_not_0():
     a = np.zeros((10, 2))
     b = np.zeros((10, 2))
-    a[0] = 3.0
+    a[0], a[1], b[:5] = 3.0, 6.0, 3.0
     expected = mmd2_by_loops(a, b, [1 / (2 * 18)], biased=False)
     assert mmd2(a, b) == pytest.approx(expected)
-    assert mmd2(a, a.copy()) == 0
+    equal = np.zeros((10, 2))  # without any distance: a width of 0.5
+    assert mmd2(equal, b) == pytest.approx(mmd2_by_loops(equal, b, [0.5], biased=False))
+    assert mmd2(equal, equal.copy()) == 0
 
 
 @pytest.mark.parametrize("gammas", [[], [0.0], [-1.0], [np.inf], [1.0, np.nan]])

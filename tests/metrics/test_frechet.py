@@ -207,7 +207,9 @@ def test_the_extrapolation_says_what_it_did():
 def test_samples_of_other_sizes_and_fewer_cells_than_dimensions_can_be_extrapolated():
     rng = np.random.default_rng(0)
     assert np.isfinite(scfid_unbiased(rng.normal(size=(40, 50)), rng.normal(size=(90, 50))))
-    assert scfid_unbiased(np.ones((32, 2)), np.ones((40, 2)) + [3, 4]) == pytest.approx(25)
+    assert scfid_unbiased(np.ones((32, 2)), np.ones((40, 2)) + np.array([3, 4])) == pytest.approx(
+        25
+    )
 
 
 def test_an_extrapolation_that_cannot_be_made_is_refused():

@@ -87,11 +87,9 @@ def sinkhorn_by_pot(a, b, p, regularisation):
 
 
 @pytest.mark.parametrize("p", [1, 2])
-@pytest.mark.parametrize(("n", "m", "d"), [(20, 31, 4), (15, 15, 1), (1, 6, 3), (2, 1, 2)])
+@pytest.mark.parametrize(("n", "m", "d"), [(20, 31, 4), (15, 15, 1), (2, 6, 3), (2, 1, 2)])
 def test_sinkhorn_equals_the_divergence_from_the_plans_of_pot(p, n, m, d):
     a, b = samples(n, m, d, shift=0.7, scale=1.3)
-    if n == 1:
-        a = np.repeat(a, 2, axis=0) + [[0.0], [1.0]]
     found = wasserstein(a, b, p=p, method="sinkhorn", regularisation=0.2)
     assert found == pytest.approx(sinkhorn_by_pot(a, b, p, 0.2), rel=1e-6)
 
@@ -111,10 +109,12 @@ def test_sinkhorn_tends_to_the_exact_distance(p):
 def test_sinkhorn_of_equal_samples_is_0_and_of_a_shifted_copy_the_shift():
     a, _ = samples(25, 1, 4)
     assert wasserstein(a, a[::-1], method="sinkhorn") == pytest.approx(0, abs=1e-5)
-    assert wasserstein(a, a + [3, 0, 4, 0], method="sinkhorn") == pytest.approx(5, rel=1e-6)
-    assert wasserstein(a + 1e4, a + 1e4 + [3, 0, 4, 0], method="sinkhorn") == pytest.approx(
+    assert wasserstein(a, a + np.array([3, 0, 4, 0]), method="sinkhorn") == pytest.approx(
         5, rel=1e-6
     )
+    assert wasserstein(
+        a + 1e4, a + 1e4 + np.array([3, 0, 4, 0]), method="sinkhorn"
+    ) == pytest.approx(5, rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["exact", "sinkhorn"])

@@ -160,10 +160,8 @@ def sample(
     for s in samples:
         cells = f", {len(s.cells)} cells" if len(s.cells) > 1 else ""
         study = f", study {s.study}" if s.study else ""
-        console.rule(
-            f"{s.task}, {s.split}{study}{cells}, wording {s.wording}, {s.n_tokens:,} tokens",
-            align="left",
-        )
+        title = f"{s.task}, {s.split}{study}{cells}, wording {s.wording}, {s.n_tokens:,} tokens"
+        console.print(Text(f"── {title}", style="cyan"), soft_wrap=True)
         prompt, response = (t if whole else _shortened(t) for t in (s.prompt, s.response))
         console.print(Text(prompt), Text(response, style="bold"), soft_wrap=True)
 

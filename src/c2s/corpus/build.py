@@ -24,7 +24,7 @@ import yaml
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError, listing
 from c2s.common.files import atomic_directory, atomic_file, refuse_foreign, sha256
-from c2s.corpus.engines import map_with, started
+from c2s.corpus.engines import Map, map_in_turn, processes, started
 from c2s.corpus.index import SourceFile, SourceIndex, index_source, stamp, words_path
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
 from c2s.corpus.shards import LAYOUT
@@ -90,40 +90,42 @@ class Plan:
     teacher: dict[str, Any] | None
     """What asking for paraphrases would take, where they are not asked for yet."""
 
-    def units(self, genes: Mapping[str, str]) -> list[Unit]:
+    def units(self, genes: Mapping[str, str], tokenizer: str) -> list[Unit]:
         """Return the pieces of work, in the order of their names.
 
         Parameters
         ----------
         genes
             The digest of the genes that are used of each source; "" for all.
+        tokenizer
+            SHA-256 of the tokenizer.
         """
         units = []
         for sha, (file, index) in self.sources.items():
-            facts = self._facts(file, index, genes[sha])
+            facts = self._facts(file, index, tokenizer, genes[sha])
             for start in range(0, index.n_cells, self.recipe.unit_cells):
                 stop = min(start + self.recipe.unit_cells, index.n_cells)
                 units.append(Unit("cells", sha, start, stop, _key(facts, sha, start, stop)))
         for sha, (_, _, parts) in self.gene_sets.items():
             if self.recipe.task_ids("gene_set"):
-                facts = self._facts(None, None, sorted(parts.items()))
+                facts = self._facts(None, None, tokenizer, sorted(parts.items()))
                 units.append(Unit("gene_sets", sha, 0, len(parts), _key(facts, sha, 0, len(parts))))
         return units
 
-    def _facts(self, file: SourceFile | None, index: SourceIndex | None, more: object) -> list[Any]:
+    def _facts(
+        self, file: SourceFile | None, index: SourceIndex | None, *more: object
+    ) -> list[Any]:
         """Return what decides the bytes of a unit, so that a corpus that grows keeps the shards it has."""
         recipe = self.recipe.deciding()
         for name in ("sources", "gene_sets", "abstracts", "paraphrases", "split"):
             del recipe[name]
         wording = load_prompts(prompts_path(self.recipe, self.folder)).texts()
-        facts: list[Any] = [_VERSION, LAYOUT, recipe, self.recipe.split.fractions, wording, more]
+        facts: list[Any] = [_VERSION, LAYOUT, recipe, self.recipe.split.fractions, wording, *more]
         if file is not None and index is not None:
             facts += [file.recipe.model_dump(mode="json", exclude={"data"}), file.study_of(None)]
             facts += [{study: self.splits[study] for study in index.donors}]
             texts = {s: self.abstracts.get(s) for s in index.donors}
             facts.append(hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest())
-        if self.recipe.tokens == "genes":
-            facts.append(hashlib.sha256("\n".join(self.words).encode()).hexdigest())
         return facts
 
 
@@ -136,7 +138,7 @@ def make_plan(
     recipe: CorpusRecipe,
     folder: Path,
     work: Path,
-    workers: int,
+    mapped: Map,
     on_stage: OnStage,
     *,
     trial: bool = False,
@@ -151,8 +153,8 @@ def make_plan(
         Where the recipe's relative paths begin.
     work
         Where looks are kept.
-    workers
-        Processes.
+    mapped
+        Looks at several sources at a time.
     on_stage
         Told of progress.
     trial
@@ -170,9 +172,9 @@ def make_plan(
     looks: dict[str, SourceIndex] = {}
     progress = on_stage("Looking at the sources", len(files))
     problems = []
-    for outcome in map_with(
-        "processes", partial(_look, work, trial), files, min(workers, len(files))
-    ):
+    # A single file is looked at here, while the processes that build it still start.
+    look = mapped if len(files) > 1 else map_in_turn
+    for outcome in look(partial(_look, work, trial), files):
         progress(1)
         if outcome.result is None:
             problems.append(str(outcome.error))
@@ -415,13 +417,14 @@ def build_corpus(
     with _lock(out):
         # A manifest stands for a complete corpus.
         (out / "manifest.json").unlink(missing_ok=True)
-        plan = make_plan(recipe, folder, out / "work", workers, on_stage)
-        tokenizer_sha = leave_for_units(plan, out)
         engine = engine or recipe.engine
-        with started(engine, workers):
-            genes = _used_genes(plan, out, engine, workers, on_stage)
-            units = plan.units(genes)
-            records = _map_units(out, units, engine, workers, on_stage)
+        with processes(workers) as here:
+            plan = make_plan(recipe, folder, out / "work", here, on_stage)
+            tokenizer_sha = leave_for_units(plan, out)
+            with started(engine, workers, here) as mapped:
+                genes = _used_genes(plan, out, mapped, on_stage)
+                units = plan.units(genes, tokenizer_sha)
+                records = _map_units(out, units, mapped, on_stage)
         return _finish(plan, out, units, records, tokenizer_sha)
 
 
@@ -503,22 +506,20 @@ def _leave_shared(plan: Plan, out: Path, tokenizer_sha: str) -> None:
             writer.write_table(table)
 
 
-def _used_genes(
-    plan: Plan, out: Path, engine: str, workers: int, on_stage: OnStage
-) -> dict[str, str]:
+def _used_genes(plan: Plan, out: Path, mapped: Map, on_stage: OnStage) -> dict[str, str]:
     """Count the cells of each gene where rare genes are left out; return a digest by source."""
     fewest = plan.recipe.quality.min_cells
     if fewest <= 1:
         return dict.fromkeys(plan.sources, "")
     work = out / "work"
-    units = [u for u in plan.units(dict.fromkeys(plan.sources, "")) if u.kind == "cells"]
+    units = [u for u in plan.units(dict.fromkeys(plan.sources, ""), "") if u.kind == "cells"]
     open_units = [u for u in units if not genes_path(work, u.sha256).is_file()]
     counts: dict[str, np.ndarray] = {}
     progress = on_stage("Counting the cells of each gene", len(units))
     progress(len(units) - len(open_units))
     count = partial(count_genes, str(out), shared_digest(out))
     failed = []
-    for outcome in map_with(engine, count, open_units, workers):
+    for outcome in mapped(count, open_units):
         progress(1)
         if outcome.result is None:
             failed.append((outcome.item, str(outcome.error)))
@@ -535,13 +536,13 @@ def _used_genes(
 
 
 def _map_units(
-    out: Path, units: Sequence[Unit], engine: str, workers: int, on_stage: OnStage
+    out: Path, units: Sequence[Unit], mapped: Map, on_stage: OnStage
 ) -> dict[str, UnitRecord]:
     progress = on_stage("Building", sum(u.stop - u.start for u in units))
     build = partial(build_unit, str(out), shared_digest(out))
     records: dict[str, UnitRecord] = {}
     failed = []
-    for outcome in map_with(engine, build, units, workers):
+    for outcome in mapped(build, units):
         progress(outcome.item.stop - outcome.item.start)
         if outcome.result is None:
             failed.append((outcome.item, str(outcome.error)))

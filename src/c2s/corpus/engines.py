@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait as wait_for_end
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,9 @@ from c2s.common.errors import C2SError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+#: What a worker process needs in any case; loaded once, before they fork.
+_PRELOADED = ["c2s.corpus.preload"]
 
 #: Pieces of work that wait for each process, so that none has to wait for the main process.
 _AHEAD = 2
@@ -31,35 +35,33 @@ class Outcome(Generic[Item, Result]):
     error: str | None
 
 
-def map_here(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Outcome[Item, Result]]:
-    """Map a function over items with the processes of this machine; yield outcomes as they come.
+#: Maps a picklable function over items and yields outcomes as they come. A function raises `C2SError` for what a user
+#: can mend; the failure of one item is an outcome, and the others go on.
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Outcome[Any, Any]]]
 
-    A failure of one item is an outcome, and the others go on. No more than `_AHEAD` items wait for each process.
 
-    Parameters
-    ----------
-    function
-        Picklable; raises `C2SError` for what a user can mend.
-    workers
-        Processes. With one, the work is done in this process.
+@contextmanager
+def processes(workers: int) -> Iterator[Map]:
+    """Start processes of this machine, and yield what maps with them; they end with the block.
+
+    No more than `_AHEAD` items wait for each process. With one worker, the work is done in this process.
 
     Raises
     ------
     C2SError
-        A process died, for example for want of memory.
+        When mapping: a process died, for example for want of memory.
     """
     if workers == 1:
-        for item in items:
-            yield _attempt(function, item)
+        yield map_in_turn
         return
     # Not fork: the libraries that are loaded hold threads and locks.
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["c2s.corpus.unit"])
+    context.set_forkserver_preload(_PRELOADED)
     with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+        for _ in range(workers):  # they start while the caller still plans
+            pool.submit(_warm)
         try:
-            yield from _bounded(pool, function, items, _AHEAD * workers)
+            yield partial(_bounded, pool, _AHEAD * workers)
         except BrokenProcessPool as error:
             raise C2SError(
                 "a worker process was ended from outside, perhaps for want of memory; what was finished is kept: run "
@@ -70,8 +72,24 @@ def map_here(
             raise
 
 
+def map_here(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Outcome[Item, Result]]:
+    """Map a function over items with processes of this machine that are started for it; see `processes`."""
+    with processes(workers) as mapped:
+        yield from mapped(function, items)
+
+
+def map_in_turn(
+    function: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[Outcome[Item, Result]]:
+    """Map a function over items in this process."""
+    for item in items:
+        yield _attempt(function, item)
+
+
 def _bounded(
-    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], most: int
+    pool: ProcessPoolExecutor, most: int, function: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[Outcome[Item, Result]]:
     waiting = iter(items)
     running: set[Future[Outcome[Item, Result]]] = set()
@@ -114,23 +132,28 @@ def _follow() -> None:
         os._exit(1)
 
 
-def started(engine: str, workers: int) -> AbstractContextManager[object]:
-    """Start the engine of a recipe for several calls of `map_with`; what was started is stopped at the end."""
-    if engine == "ray":
-        from c2s.corpus.ray_engine import connected
+def _warm() -> None:
+    """Load what the first unit would wait for."""
+    from c2s.corpus.preload import run_kernels_once
 
-        return connected(workers)
-    return nullcontext()
+    run_kernels_once()
 
 
-def map_with(
-    engine: str, function: Callable[[Any], Any], items: Sequence[Any], workers: int
-) -> Iterator[Outcome[Any, Any]]:
-    """Map with the engine that a recipe names."""
+@contextmanager
+def started(engine: str, workers: int, here: Map) -> Iterator[Map]:
+    """Start the engine that a recipe names, and yield what maps with it; what was started ends with the block.
+
+    Parameters
+    ----------
+    here
+        The processes of this machine, which are there already.
+    """
     if engine == "processes":
-        return map_here(function, items, workers)
-    if engine == "ray":
-        from c2s.corpus.ray_engine import map_on_ray
+        yield here
+    elif engine == "ray":
+        from c2s.corpus.ray_engine import connected, map_on_ray
 
-        return map_on_ray(function, items, workers)
-    raise UsageError(f"engine {engine!r} is unknown; use 'processes' or 'ray'")
+        with connected(workers):
+            yield partial(map_on_ray, workers=workers)
+    else:
+        raise UsageError(f"engine {engine!r} is unknown; use 'processes' or 'ray'")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from c2s.corpus.build import OnStage, Plan, leave_for_units, make_plan
+from c2s.corpus.engines import processes
 from c2s.corpus.index import read_fields
 from c2s.corpus.recipe import read_recipe
 from c2s.corpus.unit import (
@@ -66,7 +67,8 @@ def preview(recipe_path: str | Path, *, workers: int | None = None, on_stage: On
     with tempfile.TemporaryDirectory(prefix="c2s-preview-") as temporary:
         out = Path(temporary)
         (out / "work").mkdir()
-        plan = make_plan(recipe, folder, out / "work", workers, on_stage, trial=True)
+        with processes(workers) as here:
+            plan = make_plan(recipe, folder, out / "work", here, on_stage, trial=True)
         leave_for_units(plan, out)
         sha, (_, index) = max(plan.sources.items(), key=lambda item: item[1][1].n_kept)
         # Rare genes are not counted here: they are hardly ever among the first of a cell.
@@ -77,7 +79,7 @@ def preview(recipe_path: str | Path, *, workers: int | None = None, on_stage: On
         some, share = _trial_gene_sets(plan)
         if some:
             trials.append((share, *_trial(out, some)))
-    units = plan.units(dict.fromkeys(plan.sources, ""))
+    units = plan.units(dict.fromkeys(plan.sources, ""), "")
     return Preview(
         files=len(plan.sources),
         cells=sum(i.n_kept for _, i in plan.sources.values()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -201,23 +201,29 @@ def _finish(
 
 def write_out(samples: Sequence[Sample], cells: UnitCells, prompts: PromptPack) -> list[Parts]:
     """Return the prompt and the response of each sample."""
-    parts = []
-    fields = cells.fields
-    tasks = {t: (get_task(t), prompts.wording(t)) for t in {s.task for s in samples}}
-    for sample in samples:
-        task, wording = tasks[sample.task]
+    writers = {t: _writer(get_task(t), cells, prompts) for t in {s.task for s in samples}}
+    return [writers[sample.task](sample) for sample in samples]
+
+
+def _writer(task: Task, cells: UnitCells, prompts: PromptPack) -> Callable[[Sample], Parts]:
+    """Return what writes the samples of one task; what is the same for all of them is looked up once."""
+    wording = prompts.wording(task.id)
+    named = [n for n in dict.fromkeys((*task.conditions, task.target)) if n in cells.fields]
+    columns = [(name, cells.fields[name]) for name in named]
+    types = cells.fields["cell_type"] if "cell_types" in (*task.conditions, task.target) else None
+    studies = cells.fields["study"] if "abstract" in task.needs else None
+
+    def write(sample: Sample) -> Parts:
         first = sample.rows[0]
-        values: dict[str, object] = {
-            "num_genes": sample.genes,
-            "num_cells": len(sample.rows),
-        } | {name: texts[first] for name, texts in fields.items() if texts[first] is not None}
-        if "cell_type" in task.needs and task.kind == "multi":
-            values["cell_types"] = [fields["cell_type"][r] for r in sample.rows]
-        if "abstract" in task.needs:
-            values["abstract"] = cells.abstracts[str(fields["study"][first])][sample.text]
-        prompt, response = task.parts(wording, sample.wording, values, sample.rows)
-        parts.append(Parts(prompt, response, sample.genes))
-    return parts
+        values: dict[str, object] = {name: texts[first] for name, texts in columns}
+        values["num_genes"], values["num_cells"] = sample.genes, len(sample.rows)
+        if types is not None:
+            values["cell_types"] = [types[r] for r in sample.rows]
+        if studies is not None:
+            values["abstract"] = cells.abstracts[str(studies[first])][sample.text]
+        return Parts(*task.parts(wording, sample.wording, values, sample.rows), sample.genes)
+
+    return write
 
 
 def fit(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 
@@ -103,13 +105,23 @@ class TransformerTextEncoder:
             # RoBERTa's byte-level tokens have a leading space; bert-score puts one before the first word too.
             spaced = {"add_prefix_space": True} if config.model_type == "roberta" else {}
             self._tokenizer = AutoTokenizer.from_pretrained(source, **here, **spaced)
-            network = AutoModel.from_pretrained(source, **here, weights_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            with _quiet_transformers():
+                network, loaded = AutoModel.from_pretrained(
+                    source, **here, weights_only=True, output_loading_info=True
+                )
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"{self.folder}: could not be read as a text encoder ({reason}); expected a Hugging "
                 "Face folder with config.json, weights and tokenizer files"
             ) from error
+        # The pooler comes after the layers. Any other weight that is missing would be random.
+        absent = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)
+        if absent:
+            raise InputError(
+                f"{self.folder}: the weights lack {absent[0]!r} ({len(absent)} such); expected all "
+                f"of a {config.model_type}"
+            )
         layers = int(config.num_hidden_layers)
         if not 1 <= self.num_layers <= layers:
             raise UsageError(f"num_layers: found {self.num_layers}, expected 1 to {layers}")
@@ -145,3 +157,19 @@ class TransformerTextEncoder:
             states[row, : len(known)].cpu().numpy().astype(np.float32)
             for row, known in enumerate(tokens)
         ]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep off progress bars and reports; what matters in them is said in our errors."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -26,6 +26,11 @@ def accuracy(truth: Labels, predicted: Labels) -> float:
     InputError
         Different lengths, no cells, or a missing label.
 
+    References
+    ----------
+    Sokolova & Lapalme 2009, "A systematic analysis of performance measures for classification tasks", Inf. Process.
+    Manag. 45:427.
+
     Examples
     --------
     >>> accuracy(["beta", "beta", "alpha"], ["beta", "alpha", "alpha"])

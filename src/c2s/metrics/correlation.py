@@ -140,13 +140,12 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _unit(x: np.ndarray) -> np.ndarray:
     """Return rows centred and of length 1; NaN where a row has no spread."""
-    centred = x - x.mean(axis=1, keepdims=True)
-    # Scaled first, so that squares of very large or small values neither overflow nor vanish.
+    # Differences from the first gene are exact where values are alike and far from 0; their mean then loses no digits.
+    centred = x - x[:, :1]
+    # Scaled, so that squares of very large or small values neither overflow nor vanish.
     centred /= np.abs(centred).max(axis=1, keepdims=True)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
-    # The mean of equal numbers may differ from them in the last digit: equal is asked, not assumed from the spread.
-    centred[(x == x[:, :1]).all(axis=1)] = np.nan
-    return centred
+    centred -= centred.mean(axis=1, keepdims=True)
+    return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True))
 
 
 def _comparable(x: np.ndarray) -> np.ndarray:

@@ -248,7 +248,8 @@ def scfid_infinity(
     At n cells scFID is too large by about c / n: two halves of one sample are some distance apart. It is taken of
     subsamples from a quarter of the cells to all (drawn without replacement, the same share of both samples), and the
     line over 1 / share is followed to 0. The bias that is left is of order (d / n)^2: small from about eight
-    times as many cells as dimensions on.
+    times as many cells as dimensions on. Copies of the real cells come out below 0: they are nearer than other real
+    cells could be.
 
     Each sample is cut at random into groups whose `Moments` are taken once; subsamples are unions of groups, so
     the cells are gone through only once. The interval is a jackknife that leaves out one group of each sample at a
