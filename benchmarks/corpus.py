@@ -370,6 +370,7 @@ def profile(how: dict[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
 
     from c2s.corpus import build, unit
+    from c2s.corpus.engines import map_in_turn
 
     numba.set_num_threads(1)
     pa.set_cpu_count(1)
@@ -377,9 +378,10 @@ def profile(how: dict[str, Any]) -> dict[str, Any]:
     (out / "work").mkdir(parents=True)
     recipe = build.read_recipe(how["recipe"])
     folder = Path(how["recipe"]).parent
-    plan = build.make_plan(recipe, folder, out / "work", 1, lambda *_: lambda _: None)
-    build.leave_for_units(plan, out)
-    units = plan.units(dict.fromkeys(plan.sources, ""))
+    quiet = lambda *_: lambda _: None  # noqa: E731
+    plan = build.make_plan(recipe, folder, out / "work", map_in_turn, quiet)
+    tokenizer = build.leave_for_units(plan, out)
+    units = plan.units(dict.fromkeys(plan.sources, ""), tokenizer)
     digest = unit.shared_digest(out)
     unit.build_unit(str(out), digest, units[0])  # warm: kernels, tokenizer, genes
     source = type(unit._shared(str(out), digest).source(units[0].sha256))

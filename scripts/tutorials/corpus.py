@@ -309,7 +309,7 @@ diff -r corpus again && echo "the same bytes\"""",
         """## Where to go
 
 [Build a training corpus](../guide/corpus.md) explains recipes for your own files, splits by donor, and what happens when something
-fails. [What a corpus holds](../guide/corpus-files.md) lists all columns. [A corpus on a cluster](../corpus_cluster.md) is for more cells
+fails. [What a corpus holds](../guide/corpus-files.md) lists all columns. [A corpus on a cluster](../guide/corpus-cluster.md) is for more cells
 than one machine can do overnight.""",
     ),
 ]
