@@ -8,12 +8,13 @@ import json
 import os
 import platform
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,10 @@ def build_corpus(
         # A manifest stands for a complete corpus.
         (out / "manifest.json").unlink(missing_ok=True)
         engine = engine or recipe.engine
+        # While sources are hashed; importing it takes a large part of a second.
+        threading.Thread(
+            target=import_module, args=("transformers.tokenization_utils_tokenizers",), daemon=True
+        ).start()
         with processes(workers) as here:
             plan = make_plan(recipe, folder, out / "work", here, on_stage)
             tokenizer_sha = leave_for_units(plan, out)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing as mp
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait as wait_for_end
@@ -58,8 +59,9 @@ def processes(workers: int) -> Iterator[Map]:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
-        for _ in range(workers):  # they start while the caller still plans
-            pool.submit(_warm)
+        # In a thread of its own, because asking for processes waits until their libraries are loaded; meanwhile the
+        # caller plans.
+        threading.Thread(target=_start, args=(pool, workers), daemon=True).start()
         try:
             yield partial(_bounded, pool, _AHEAD * workers)
         except BrokenProcessPool as error:
@@ -119,6 +121,8 @@ def _begin() -> None:
     import pyarrow as pa
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # A unit makes tens of thousands of objects and no cycle; looking for cycles cost a tenth of its time.
+    gc.disable()
     numba.set_num_threads(1)
     pa.set_cpu_count(1)
     threading.Thread(target=_follow, daemon=True).start()
@@ -130,6 +134,13 @@ def _follow() -> None:
     if parent is not None:
         wait_for_end([parent.sentinel])
         os._exit(1)
+
+
+def _start(pool: ProcessPoolExecutor, workers: int) -> None:
+    # A pool that is closed or broken by now says so to whoever maps with it.
+    with suppress(RuntimeError):
+        for _ in range(workers):
+            pool.submit(_warm)
 
 
 def _warm() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +23,7 @@ from c2s.tokens.assemble import Assembler, Parts, TokenBatch
 _NUMBER_TOKENS = 4
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One example of a task, before its words are chosen.
 
     Attributes
@@ -65,6 +67,16 @@ class UnitCells:
     ranked: RankedCells
     fields: Mapping[str, Sequence[str | None]]
     abstracts: Mapping[str, Sequence[str]]
+
+    @cached_property
+    def known(self) -> dict[str, np.ndarray]:
+        """Which cells have each field, and which belong to a study with an abstract. bool, shape (n_cells,)."""
+        found = {
+            f: np.array([t is not None for t in texts], bool) for f, texts in self.fields.items()
+        }
+        studies = self.fields["study"]
+        found["abstract"] = np.array([s in self.abstracts for s in studies], bool)
+        return found
 
 
 @dataclass
@@ -136,13 +148,7 @@ def _with_fields(
 ) -> np.ndarray:
     """Return the cells that have every field that a task needs."""
     for name in task.needs:
-        if name == "abstract":
-            known: Sequence[object] = [
-                None if s is None or s not in cells.abstracts else s for s in cells.fields["study"]
-            ]
-        else:
-            known = cells.fields[name]
-        there = np.array([known[r] is not None for r in rows], bool)
+        there = cells.known[name][rows]
         _count(dropped, f"{task.id}: cell has no {name}", int((~there).sum()))
         rows = rows[there]
     return rows
@@ -187,16 +193,19 @@ def _finish(
     """Draw the number of genes, the wording and the abstract of each sample; one number of genes for all its cells."""
     n = len(chosen)
     low, high = recipe.genes_of(task_id)
-    most = np.array([lengths[list(rows)].min() for rows in chosen], np.int64)
+    starts = np.cumsum([0, *map(len, chosen)])[:-1]
+    flat = np.fromiter(chain.from_iterable(chosen), np.int64)
+    most = np.minimum.reduceat(lengths[flat], starts) if n else np.empty(0, np.int64)
     genes = rng.integers(low, np.minimum(high, most) + 1)
     wording = rng.integers(len(prompts.wording(task_id).prompts), size=n)
     texts = rng.random(n)
-    studies = cells.fields["study"]
-    n_texts = [len(cells.abstracts.get(str(studies[rows[0]]), [""])) for rows in chosen]
-    return [
-        Sample(task_id, int(w), rows, int(g), int(g), int(t * many))
-        for rows, g, w, t, many in zip(chosen, genes, wording, texts, n_texts, strict=True)
-    ]
+    if cells.abstracts:
+        studies = cells.fields["study"]
+        texts *= [len(cells.abstracts.get(str(studies[rows[0]]), [""])) for rows in chosen]
+    drawn = zip(
+        chosen, genes.tolist(), wording.tolist(), texts.astype(np.int64).tolist(), strict=True
+    )
+    return [Sample(task_id, w, rows, g, g, t) for rows, g, w, t in drawn]
 
 
 def write_out(samples: Sequence[Sample], cells: UnitCells, prompts: PromptPack) -> list[Parts]:
@@ -282,9 +291,9 @@ def _shorter(
     shorter: list[Sample | None] = []
     for sample, k in zip(present, most.tolist(), strict=True):
         if k >= recipe.genes_of(sample.task)[0]:
-            shorter.append(replace(sample, genes=k))
+            shorter.append(sample._replace(genes=k))
         elif len(sample.rows) > recipe.cells_of(sample.task)[0]:
-            shorter.append(replace(sample, rows=sample.rows[:-1], genes=sample.drawn))
+            shorter.append(sample._replace(rows=sample.rows[:-1], genes=sample.drawn))
         else:
             shorter.append(None)
     return shorter

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,8 @@ def write_shard(
             order = np.array([i for s in part for i in s], np.int64)
             tokens, offsets = batch.write(order)
             chosen = [samples[i] for i in order.tolist()]
+            rows = np.fromiter(chain.from_iterable(s.rows for s in chosen), np.int64)
+            ends = np.cumsum([0, *(len(s.rows) for s in chosen)])
             columns = [
                 _lists(tokens.astype(_token_type(facts)), offsets),
                 pa.array(batch.prompt_lengths[order].astype(np.int32)),
@@ -125,10 +128,7 @@ def write_shard(
                     np.repeat(np.arange(first, last), [len(s) for s in part]).astype(np.int32)
                 ),
                 _coded([studies[s.rows[0]] for s in chosen], names, pa.int32()),
-                pa.array(
-                    [[] if cells is None else cells[list(s.rows)] for s in chosen],
-                    pa.list_(pa.int64()),
-                ),
+                _lists(rows[:0], ends * 0) if cells is None else _lists(cells[rows], ends),
             ]
             writer.write_batch(pa.record_batch(columns, schema=_schema(facts)))
 

@@ -6,6 +6,7 @@ rows and the recipe, and returns a record of them. A process pool or Ray Data ma
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,7 @@ class Shared:
             if self._source is not None:
                 self._source[1].close()
                 self._source = None
+            gc.collect()  # worker processes do not collect by themselves; see `engines`
             file = self.files[sha]
             if stamp(file.resolved) != self._stamps[sha]:
                 raise InputError(
@@ -269,11 +271,9 @@ def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
     looked = _read_and_rank(shared, unit, table["kept"].to_numpy(zero_copy_only=False))
     record.dropped_cells = dict(sorted(looked.dropped.items()))
     table = table.take(pa.array(looked.rows - unit.start))
-    fields: dict[str, list[str | None]] = {f: _texts(table[f]) for f in FIELDS}
     parts = _parts(shared, unit, looked, table)
-    studies = sorted({s for s in fields["study"] if s is not None})
-    cells = UnitCells(looked.ranked, fields, shared.abstracts(studies))
     sentences = _sentences(shared, unit, looked, table)
+    cells = _cells_to_draw_from(shared, looked, table)
     dropped: Counter[str] = Counter()
     for k, part in enumerate(CORPUS_PARTS):
         rows = np.flatnonzero(parts == k)
@@ -282,6 +282,8 @@ def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
         record.cells[part] = len(rows)
         record.labels[part] = {f: _counts(table[f], rows) for f in ("study", "tissue", "cell_type")}
         _write_sentences(shared, unit, part, sentences.take(pa.array(rows)), record)
+        if cells is None:
+            continue
         keys = (unit.sha256, unit.start, part)
         drawn = draw_samples(cells, rows, shared.recipe, shared.prompts, keys)
         if drawn.samples:
@@ -290,6 +292,15 @@ def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
         dropped += drawn.dropped
     record.dropped_samples = dict(sorted(dropped.items()))
     return record
+
+
+def _cells_to_draw_from(shared: Shared, looked: _Looked, table: pa.Table) -> UnitCells | None:
+    """Return what samples are drawn from, or None where the recipe wants none."""
+    if not shared.recipe.samples_per_cell:
+        return None
+    fields: dict[str, list[str | None]] = {f: _texts(table[f]) for f in FIELDS}
+    studies = sorted({s for s in fields["study"] if s is not None})
+    return UnitCells(looked.ranked, fields, shared.abstracts(studies))
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
