@@ -5,6 +5,7 @@ import os
 import shutil
 
 import anndata as ad
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -137,8 +138,6 @@ def test_a_damaged_shard_is_made_again(begun, build, contents, kind):
 def test_a_source_that_cannot_be_read_is_named_and_the_others_are_kept(
     write_recipe, source_folder, build, corpus, tmp_path, contents
 ):
-    import h5py
-
     folder = shutil.copytree(source_folder, tmp_path / "sources")
     recipe = folder / "text.yaml"
     write_recipe("text")
@@ -179,6 +178,71 @@ def test_the_same_file_twice_is_used_once(write_recipe, source_folder, tmp_path,
     assert second["dropped"]["sources"] == [
         {"path": str(tmp_path / "two.h5ad"), "same as": str(tmp_path / "one.h5ad")}
     ]
+
+
+def test_the_same_cells_under_two_names_are_of_the_study_of_the_first(
+    write_recipe, source_folder, tmp_path, build
+):
+    """Without a column for it, the name of a file is the study of its cells."""
+    cells = ad.read_h5ad(source_folder / "a.h5ad")
+    del cells.obs["study"]
+    cells.write_h5ad(tmp_path / "one.h5ad")
+    shutil.copy(tmp_path / "one.h5ad", tmp_path / "two.h5ad")
+    changes = {"split": {}, "abstracts": None, "gene_sets": [], "quality": {"min_cells": 0}}
+    sources = [{"data": str(tmp_path / "*.h5ad")}]
+    out = build(write_recipe("names", sources=sources, **changes))
+    assert set(read_cells(out)["study"]) == {"one"}
+    assert set(json.loads((out / "manifest.json").read_text())["splits"]) == {"one"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"quality": {"min_cells": 20}},
+        {"quality": {"min_genes": 1500}},
+        {"sources": [{"data": "a.h5ad", "values": {"tissue": "elsewhere"}}]},
+        {"sources": [{"data": "a.h5ad", "keep": {"donor_id": ["d0", "d1", "d2"]}}]},
+    ],
+    ids=["min_cells", "min_genes", "values", "keep"],
+)
+def test_what_an_unfinished_build_of_another_recipe_left_is_not_taken(
+    write_recipe, build, tmp_path, contents, monkeypatch, other
+):
+    changes = {"sources": [{"data": "a.h5ad"}], "abstracts": None, "gene_sets": [], "split": {}}
+    changes |= {"samples_per_cell": 0.5}
+    recipe, out = write_recipe("back", **changes), tmp_path / "corpus"
+
+    def stop(*_):
+        raise C2SError("stopped")
+
+    for begun in (recipe, write_recipe("forth", **changes | other)):
+        with monkeypatch.context() as patch:
+            patch.setattr("c2s.corpus.build._map_units", stop)
+            with pytest.raises(C2SError, match="stopped"):
+                build(begun, out)
+    assert contents(build(recipe, out)) == contents(build(recipe))
+
+
+def test_counted_genes_are_kept_when_another_source_cannot_be_read(
+    write_recipe, source_folder, build, tmp_path
+):
+    folder = shutil.copytree(source_folder, tmp_path / "sources")
+    shutil.copy(write_recipe("text"), folder / "text.yaml")
+    with h5py.File(folder / "b.h5ad", "r+") as file:
+        file["X/data"][0] = np.nan
+    with pytest.raises(C2SError, match=r"b\.h5ad"):
+        build(folder / "text.yaml", tmp_path / "corpus")
+    assert len(list((tmp_path / "corpus" / "work").glob("genes-*.npy"))) == 2
+
+
+def test_a_complete_corpus_stays_complete_when_its_sources_are_away(begun, build, tmp_path):
+    recipe, out = begun
+    before = (out / "manifest.json").read_bytes()
+    moved = tmp_path / "begun.yaml"
+    shutil.copy(recipe, moved)
+    with pytest.raises(InputError, match="matches"):
+        build(moved, out)
+    assert (out / "manifest.json").read_bytes() == before
 
 
 def test_a_corpus_grows_without_building_anew_what_it_has(write_recipe, build, tmp_path):
@@ -233,6 +297,17 @@ def test_two_builds_in_one_folder_are_refused(write_recipe, tmp_path):
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="another build"):
             build_corpus(write_recipe("text"), tmp_path, workers=1, on_stage=quiet)
+
+
+def test_a_file_system_without_locks_is_named(write_recipe, tmp_path, monkeypatch):
+    import errno
+
+    def without(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("c2s.corpus.build.fcntl.flock", without)
+    with pytest.raises(UsageError, match="flock"):
+        build_corpus(write_recipe("text"), tmp_path / "corpus", workers=1, on_stage=quiet)
 
 
 def test_a_full_disk_is_said_and_a_rerun_goes_on(begun, build, tmp_path, contents, monkeypatch):

@@ -20,6 +20,7 @@ from tests.corpus.conftest import quiet
 
 from c2s.common.errors import C2SError, UsageError
 from c2s.corpus.build import build_corpus, leave_for_units, make_plan
+from c2s.corpus.engines import map_in_turn
 from c2s.corpus.ray_engine import map_on_ray
 from c2s.corpus.recipe import read_recipe
 from c2s.corpus.unit import build_unit, shared_digest
@@ -102,7 +103,7 @@ def prepared(tmp_path_factory, cut):
     )
     out = folder / "corpus"
     (out / "work").mkdir(parents=True)
-    plan = make_plan(read_recipe(recipe), folder, out / "work", 1, quiet)
+    plan = make_plan(read_recipe(recipe), folder, out / "work", map_in_turn, quiet)
     leave_for_units(plan, out)
     return out, plan.units(dict.fromkeys(plan.sources, ""), "")
 

@@ -133,6 +133,17 @@ def test_cells_of_a_sample_belong_together_and_none_comes_twice(unit):
     assert len({g for g, _ in seen}) == 10
 
 
+def test_a_donor_called_none_is_not_a_donor_that_is_missing(unit):
+    donors = ["None" if d == "d0" else d for d in unit.fields["donor"]]
+    donors = [None if d == "d1" else d for d in donors]
+    named = replace(unit, fields={**unit.fields, "donor": donors})
+    mixed = [
+        s for s in draw(named, samples_per_cell=20).samples
+        if len({donors[r] for r in s.rows}) > 1
+    ]  # fmt: skip
+    assert mixed == []
+
+
 def test_groups_are_drawn_as_often_as_they_have_cells(unit):
     drawn = draw(unit, samples_per_cell=60, tasks={"mc_lm": None})
     long_enough = np.flatnonzero(unit.ranked.lengths >= 20)
@@ -253,7 +264,7 @@ def lengths_of(samples, unit, assembler):
 
 def best(sample, low, context, unit, assembler):
     """Return the largest number of genes with which a sample fits, by trying all, or None."""
-    tried = [replace(sample, genes=k) for k in range(low, sample.drawn + 1)]
+    tried = [sample._replace(genes=k) for k in range(low, sample.drawn + 1)]
     fitting = np.flatnonzero(lengths_of(tried, unit, assembler) <= context)
     return None if not len(fitting) else tried[fitting[-1]].genes
 
@@ -282,10 +293,10 @@ def check_fit(unit, assembler, context, **changes):
         low, fewest = chosen.genes_of(sample.task)[0], chosen.cells_of(sample.task)[0]
         expected = None
         for n in range(len(sample.rows), fewest - 1, -1):
-            shorter = replace(sample, rows=sample.rows[:n])
+            shorter = sample._replace(rows=sample.rows[:n])
             genes = best(shorter, low, context, unit, assembler)
             if genes is not None:
-                expected = replace(shorter, genes=genes)
+                expected = shorter._replace(genes=genes)
                 break
         if length <= context:
             assert expected == sample

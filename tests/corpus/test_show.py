@@ -1,15 +1,18 @@
 """What people are shown of a corpus is what is in it."""
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from c2s.common.errors import InputError, UsageError
 from c2s.corpus.shards import TokenShard
 from c2s.corpus.show import (
+    _shuffled,
     corpus_tokenizer,
     manifest_digest,
     read_manifest,
@@ -127,6 +130,22 @@ def test_each_sample_is_shown_once_and_no_more_than_there_are(corpus, counted):
     assert sum(s.n_tokens for s in everything) == sum(
         n for (p, _), n in counted[1].items() if p == "val"
     )
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 50])
+def test_shuffled_numbers_come_once_each(n):
+    assert sorted(_shuffled(n, np.random.default_rng(0))) == list(range(n))
+
+
+def test_every_order_of_three_is_as_likely():
+    orders = Counter(tuple(_shuffled(3, np.random.default_rng(s))) for s in range(1200))
+    assert len(orders) == 6
+    assert min(orders.values()) > 150
+
+
+def test_a_few_of_very_many_are_drawn_at_once():
+    found = list(itertools.islice(_shuffled(10**12, np.random.default_rng(0)), 5))
+    assert len(set(found)) == 5
 
 
 def test_samples_are_drawn_from_everywhere_by_the_seed(corpus):

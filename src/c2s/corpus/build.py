@@ -8,13 +8,12 @@ import json
 import os
 import platform
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +200,11 @@ def make_plan(
         recipe, folder, set(donors), notes, on_stage, trial
     )
     words = sorted(
-        {w for sha in sources for w in words_path(work, sha).read_text("utf-8").split("\n")}
+        {
+            w
+            for _, index in sources.values()
+            for w in words_path(work, index.look).read_text("utf-8").split("\n")
+        }
     )
     gene_sets = _gene_sets(recipe, folder)
     return Plan(
@@ -364,8 +367,8 @@ def _ask_teacher(
 def _gene_sets(recipe: CorpusRecipe, folder: Path) -> dict[str, tuple[str, str, dict[str, str]]]:
     found = {}
     for path in expand(recipe.gene_sets, folder):
+        names = [s.name for s in read_gmt(path)]  # first, because it says what is wrong with a file
         sha = sha256(path)
-        names = [s.name for s in read_gmt(path)]
         parts = split_groups(names, recipe.split.fractions, recipe.seed, "gene sets", sha)
         found[sha] = (_beside(path, folder), path, parts)
     return dict(sorted(found.items()))
@@ -416,15 +419,11 @@ def build_corpus(
     except OSError as error:
         raise UsageError(f"{out}: the folder cannot be made ({error.strerror})") from error
     with _lock(out):
-        # A manifest stands for a complete corpus.
-        (out / "manifest.json").unlink(missing_ok=True)
         engine = engine or recipe.engine
-        # While sources are hashed; importing it takes a large part of a second.
-        threading.Thread(
-            target=import_module, args=("transformers.tokenization_utils_tokenizers",), daemon=True
-        ).start()
         with processes(workers) as here:
             plan = make_plan(recipe, folder, out / "work", here, on_stage)
+            # A manifest stands for a complete corpus, and up to here one that was there still is.
+            (out / "manifest.json").unlink(missing_ok=True)
             tokenizer_sha = leave_for_units(plan, out)
             with started(engine, workers, here) as mapped:
                 genes = _used_genes(plan, out, mapped, on_stage)
@@ -436,12 +435,18 @@ def build_corpus(
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Let one build at a time write into a folder."""
-    with open(out / "lock", "w") as handle:
+    with ExitStack() as stack:
         try:
+            handle = stack.enter_context(open(out / "lock", "w"))
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(
                 f"{out}: another build is writing there; wait for it, or stop it"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"{out / 'lock'}: cannot be written and locked ({error.strerror}); a corpus needs a folder of its own, "
+                "on a file system that knows flock"
             ) from error
         yield
 
@@ -491,9 +496,10 @@ def _leave_shared(plan: Plan, out: Path, tokenizer_sha: str) -> None:
                 "path": file.path,
                 "resolved": file.resolved,
                 "recipe": file.recipe.model_dump(mode="json"),
+                "look": index.look,
                 "stamp": stamp(file.resolved),
             }
-            for sha, (file, _) in plan.sources.items()
+            for sha, (file, index) in plan.sources.items()
         },
         "gene_sets": {sha: parts for sha, (_, _, parts) in plan.gene_sets.items()},
         "gene_set_files": {sha: resolved for sha, (_, resolved, _) in plan.gene_sets.items()},
@@ -516,28 +522,31 @@ def _used_genes(plan: Plan, out: Path, mapped: Map, on_stage: OnStage) -> dict[s
     fewest = plan.recipe.quality.min_cells
     if fewest <= 1:
         return dict.fromkeys(plan.sources, "")
-    work = out / "work"
+    paths = {
+        sha: genes_path(out / "work", sha, file.recipe, plan.recipe.quality)
+        for sha, (file, _) in plan.sources.items()
+    }
     units = [u for u in plan.units(dict.fromkeys(plan.sources, ""), "") if u.kind == "cells"]
-    open_units = [u for u in units if not genes_path(work, u.sha256).is_file()]
-    counts: dict[str, np.ndarray] = {}
+    open_units = [u for u in units if not paths[u.sha256].is_file()]
     progress = on_stage("Counting the cells of each gene", len(units))
     progress(len(units) - len(open_units))
     count = partial(count_genes, str(out), shared_digest(out))
+    left = Counter(u.sha256 for u in open_units)
+    counts: dict[str, np.ndarray] = {}
     failed = []
     for outcome in mapped(count, open_units):
         progress(1)
+        sha = outcome.item.sha256
         if outcome.result is None:
             failed.append((outcome.item, str(outcome.error)))
-        else:
-            sha = outcome.item.sha256
-            counts[sha] = counts.get(sha, 0) + outcome.result
-    bad = {unit.sha256 for unit, _ in failed}
-    for sha, found in counts.items():
-        if sha not in bad:
-            with atomic_file(genes_path(work, sha)) as path:
-                np.save(path, found >= fewest)
+            continue
+        counts[sha] = counts.get(sha, 0) + outcome.result
+        left[sha] -= 1
+        if not left[sha]:  # kept at once: neither a kill nor the number of sources matters then
+            with atomic_file(paths[sha]) as path:
+                np.save(path, counts.pop(sha) >= fewest)
     _raise_failures(out, failed, len(units))
-    return {sha: sha256(genes_path(work, sha)) for sha in plan.sources}
+    return {sha: sha256(path) for sha, path in paths.items()}
 
 
 def _map_units(
@@ -560,7 +569,8 @@ def _map_units(
 def _raise_failures(out: Path, failed: Sequence[tuple[Unit, str]], total: int) -> None:
     if not failed:
         return
-    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+    # Where the disk is full, which may be what failed, the first failure is told all the same.
+    with suppress(OSError), open(out / "log.jsonl", "a", encoding="utf-8") as log:
         for unit, error in failed:
             log.write(json.dumps({"unit": unit.name, "error": error}, ensure_ascii=False) + "\n")
     first = min(failed, key=lambda f: f[0].name)[1]

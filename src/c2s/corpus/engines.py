@@ -113,6 +113,15 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
         return Outcome(item, function(item), None)
     except C2SError as error:
         return Outcome(item, None, str(error))
+    except (OSError, MemoryError) as error:
+        return Outcome(item, None, refused(error))
+
+
+def refused(error: OSError | MemoryError) -> str:
+    """Return a line for what the machine refused, such as a folder on a full disk or memory."""
+    if isinstance(error, MemoryError):
+        return f"no memory was left ({error or 'none'}); run the same command again with fewer --workers"
+    return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
 def _begin() -> None:

@@ -1,14 +1,14 @@
 """A first look at each source: its hash, what is known of its cells, its genes. The matrix is not read.
 
 The look is kept in the corpus folder until the corpus is complete, so that a rerun does not hash a terabyte again:
-`work/<first 12 digits of the hash>.arrow` holds the fields of every cell, whatever the format of the file.
+`work/look-<key>.arrow` holds the fields of every cell, whatever the format of the file. The key is that of the file and
+of the way it is read, because the same cells under another name, or read in another way, have other fields.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,8 @@ class SourceIndex:
     """Kept cells that lack a field."""
     words: str
     """SHA-256 of the gene words, in order."""
-
-    @property
-    def short(self) -> str:
-        """The digits that name the source in file names and cell ids."""
-        return self.sha256[:SHORT]
+    look: str
+    """Names the files of this look."""
 
 
 def index_source(file: SourceFile, work: Path, *, hashed: bool = True) -> SourceIndex:
@@ -100,44 +97,45 @@ def index_source(file: SourceFile, work: Path, *, hashed: bool = True) -> Source
     UsageError
         A column that the recipe names is not there.
     """
-    note = work / f"look-{_look_key(file)[:24]}.json"
+    look = _look_key(file)
+    note = work / f"look-{look}.json"
     if note.is_file():
         try:
             index = SourceIndex(**json.loads(note.read_bytes()))
         except (ValueError, TypeError):
             pass  # a damaged note is made again
         else:
-            if fields_path(work, index.sha256).is_file():
+            if fields_path(work, look).is_file() and words_path(work, look).is_file():
                 return index
-    sha = digest(file.resolved) if hashed else _look_key(file)
+    sha = digest(file.resolved) if hashed else hashlib.sha256(look.encode()).hexdigest()
     source = file.open(work, sha)
     try:
         table, kept = _fields(source, file)
-        index = _summary(file, sha, source, table, kept)
+        index = _summary(file, sha, look, source, table, kept)
         words = source.vocabulary.words
     finally:
         source.close()
     with (
-        atomic_file(fields_path(work, sha)) as path,
+        atomic_file(fields_path(work, look)) as path,
         pa.OSFile(str(path), "wb") as sink,
         pa.ipc.new_file(sink, table.schema) as writer,
     ):
         writer.write_table(table)
-    with atomic_file(words_path(work, sha)) as path:
+    with atomic_file(words_path(work, look)) as path:
         path.write_text("\n".join(words), "utf-8")
     with atomic_file(note) as path:
         path.write_text(json.dumps(asdict(index), ensure_ascii=False), "utf-8")
     return index
 
 
-def fields_path(work: Path, sha256: str) -> Path:
+def fields_path(work: Path, look: str) -> Path:
     """Return where the fields of a source's cells are kept."""
-    return work / f"{sha256[:SHORT]}.arrow"
+    return work / f"look-{look}.arrow"
 
 
-def words_path(work: Path, sha256: str) -> Path:
+def words_path(work: Path, look: str) -> Path:
     """Return where the gene words of a source are kept."""
-    return work / f"{sha256[:SHORT]}.words"
+    return work / f"look-{look}.words"
 
 
 def stamp(path: str) -> list[int]:
@@ -148,21 +146,21 @@ def stamp(path: str) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def read_fields(work: Path, sha256: str, start: int = 0, stop: int | None = None) -> pa.Table:
+def read_fields(work: Path, look: str, start: int = 0, stop: int | None = None) -> pa.Table:
     """Return the fields of some cells, or all, and `kept`: whether the recipe's `keep` takes them."""
-    with pa.memory_map(str(fields_path(work, sha256))) as handle:
+    with pa.memory_map(str(fields_path(work, look))) as handle:
         return (
             pa.ipc.open_file(handle).read_all().slice(start, None if stop is None else stop - start)
         )
 
 
 def _look_key(file: SourceFile) -> str:
-    """Return a key that changes when the file or the way to read it does."""
+    """Return a key that changes when the file or the way to read it does, 24 digits."""
     facts: list[Any] = [file.path, file.recipe.model_dump(mode="json", exclude={"data"})]
     path = Path(file.resolved)
     members = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     facts += [(str(m), m.stat().st_size, m.stat().st_mtime_ns) for m in members]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _fields(source: CellSource, file: SourceFile) -> tuple[pa.Table, np.ndarray]:
@@ -230,13 +228,17 @@ def dictionary_of(column: pa.ChunkedArray | pa.DictionaryArray) -> list[str]:
 
 
 def _summary(
-    file: SourceFile, sha: str, source: CellSource, table: pa.Table, kept: np.ndarray
+    file: SourceFile, sha: str, look: str, source: CellSource, table: pa.Table, kept: np.ndarray
 ) -> SourceIndex:
     codes = {f: codes_of(table[f])[kept] for f in FIELDS}
     names = {f: dictionary_of(table[f]) for f in FIELDS}
-    pairs = Counter(zip(codes["study"].tolist(), codes["donor"].tolist(), strict=True))
+    n_donors = len(names["donor"]) + 1  # and those that are missing
+    pairs, counts = np.unique(
+        codes["study"].astype(np.int64) * n_donors + codes["donor"] + 1, return_counts=True
+    )
     donors: dict[str, dict[str, int]] = {}
-    for (study, donor), n in pairs.items():
+    for pair, n in zip(pairs.tolist(), counts.tolist(), strict=True):
+        study, donor = pair // n_donors, pair % n_donors - 1
         known = None if study < 0 else names["study"][study]
         of_study = donors.setdefault(file.study_of(known), {})
         key = UNKNOWN_DONOR if donor < 0 else names["donor"][donor]
@@ -253,4 +255,5 @@ def _summary(
         values={f: sorted(names[f][c] for c in np.unique(codes[f]) if c >= 0) for f in FIELDS},
         without={f: int((codes[f] < 0).sum()) for f in FIELDS},
         words=hashlib.sha256("\n".join(source.vocabulary.words).encode()).hexdigest(),
+        look=look,
     )

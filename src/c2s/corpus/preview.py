@@ -70,10 +70,11 @@ def preview(recipe_path: str | Path, *, workers: int | None = None, on_stage: On
         with processes(workers) as here:
             plan = make_plan(recipe, folder, out / "work", here, on_stage, trial=True)
         leave_for_units(plan, out)
-        sha, (_, index) = max(plan.sources.items(), key=lambda item: item[1][1].n_kept)
+        sha, (file, index) = max(plan.sources.items(), key=lambda item: item[1][1].n_kept)
         # Rare genes are not counted here: they are hardly ever among the first of a cell.
-        np.save(genes_path(out / "work", sha), np.ones(index.n_genes, bool))
-        unit, kept = _trial_unit(out / "work", sha, recipe.unit_cells)
+        all_genes = np.ones(index.n_genes, bool)
+        np.save(genes_path(out / "work", sha, file.recipe, recipe.quality), all_genes)
+        unit, kept = _trial_unit(out / "work", sha, index.look, recipe.unit_cells)
         _trial(out, [unit])  # compiles the kernels and fills the caches
         trials = [(sum(i.n_kept for _, i in plan.sources.values()) / kept, *_trial(out, [unit]))]
         some, share = _trial_gene_sets(plan)
@@ -122,9 +123,9 @@ def _trial(out: Path, units: Sequence[Unit]) -> tuple[float, list[UnitRecord]]:
     return time.perf_counter() - started, records
 
 
-def _trial_unit(work: Path, sha: str, unit_cells: int) -> tuple[Unit, int]:
+def _trial_unit(work: Path, sha: str, look: str, unit_cells: int) -> tuple[Unit, int]:
     """Return a small unit from the middle of the cells that 'keep' takes, and how many of them it has."""
-    kept = read_fields(work, sha)["kept"].to_numpy(zero_copy_only=False)
+    kept = read_fields(work, look)["kept"].to_numpy(zero_copy_only=False)
     size = min(TRIAL_CELLS, len(kept), unit_cells)
     taken = np.flatnonzero(kept)
     start = int(min(max(taken[len(taken) // 2] - size // 2, 0), len(kept) - size))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from c2s.common.errors import C2SError, UsageError, listing, missing_extra, warn
-from c2s.corpus.engines import Item, Outcome, Result
+from c2s.corpus.engines import Item, Outcome, Result, refused
 
 #: How often a piece of work is begun. Ray itself would go on for ever with one that ends every worker it is given to.
 _TRIES = 6
@@ -360,6 +360,8 @@ def _work(row: dict[str, Any], function: Callable[[Any], Any], ground: str) -> d
             result = function(pickle.loads(row["item"]))
         except C2SError as known:
             error = str(known)
+        except (OSError, MemoryError) as known:
+            error = refused(known)
         except Exception:
             defect = traceback.format_exc()
         tries.unlink(missing_ok=True)

@@ -161,10 +161,12 @@ def _count(dropped: Counter[str], reason: str, n: int) -> None:
 
 def _groups(cells: UnitCells, rows: np.ndarray) -> list[np.ndarray]:
     """Return the cells of each donor sample with one tissue (SPEC §4.1), in the order of their names."""
-    by_sample: dict[tuple[str, ...], list[int]] = {}
+    by_sample: dict[tuple[tuple[str, bool], ...], list[int]] = {}
     columns = [cells.fields[f] for f in ("study", "donor", "tissue", "organism")]
     for row in rows.tolist():
-        by_sample.setdefault(tuple(str(c[row]) for c in columns), []).append(row)
+        # Beside the text whether there is one: a donor may be called "None".
+        key = tuple((str(c[row]), c[row] is None) for c in columns)
+        by_sample.setdefault(key, []).append(row)
     return [np.array(by_sample[key]) for key in sorted(by_sample)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,7 @@ def show_samples(
         if name.startswith("tokens/") and (split is None or name.split("/")[1] == split)
     ]
     tokenizer = corpus_tokenizer(folder, manifest)
-    rng = generator(seed, "show")
-    order = rng.permutation(sum(rows for _, rows in shards))
+    order = _shuffled(sum(rows for _, rows in shards), generator(seed, "show"))
     found = _of_task(Path(folder), shards, order, task)
     return [_as_text(shard, i, tokenizer) for _, (shard, i) in zip(range(n), found, strict=False)]
 
@@ -172,12 +171,21 @@ def _check_choice(what: str, value: str | None, known: Sequence[str]) -> None:
         raise UsageError(f"the corpus has no {what} {value!r}; it has: {listing(list(known))}")
 
 
+def _shuffled(n: int, rng: np.random.Generator) -> Iterator[int]:
+    """Yield 0 … n - 1 in random order, in memory of those that were taken: a corpus has millions of samples."""
+    moved: dict[int, int] = {}  # what stands at a place, where that is not its own number
+    for i in range(n):
+        j = int(rng.integers(i, n))
+        yield moved.get(j, j)
+        moved[j] = moved.pop(i, i)
+
+
 def _of_task(
-    folder: Path, shards: Sequence[tuple[str, int]], order: np.ndarray, task: str | None
+    folder: Path, shards: Sequence[tuple[str, int]], order: Iterable[int], task: str | None
 ) -> Iterator[tuple[TokenShard, int]]:
     ends = np.cumsum([rows for _, rows in shards])
     opened: dict[int, tuple[TokenShard, list[str]]] = {}
-    for position in order.tolist():
+    for position in order:
         k = int(np.searchsorted(ends, position, side="right"))
         if k not in opened:
             shard = TokenShard(folder / shards[k][0])

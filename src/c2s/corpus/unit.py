@@ -7,6 +7,7 @@ rows and the recipe, and returns a record of them. A process pool or Ray Data ma
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from c2s.corpus.index import (
     read_fields,
     stamp,
 )
-from c2s.corpus.recipe import FIELDS, CorpusRecipe, SourceRecipe
+from c2s.corpus.recipe import FIELDS, CorpusRecipe, QualityControl, SourceRecipe
 from c2s.corpus.sampling import Drawn, Sample, UnitCells, draw_samples, fit
 from c2s.corpus.shards import ShardFacts, pack, write_shard
 from c2s.corpus.sources import CellSource
@@ -112,6 +113,7 @@ class Shared:
             sha: SourceFile(f["path"], f["resolved"], SourceRecipe.model_validate(f["recipe"]))
             for sha, f in content["sources"].items()
         }
+        self.looks: dict[str, str] = {sha: f["look"] for sha, f in content["sources"].items()}
         self._stamps: dict[str, list[int]] = {
             sha: f["stamp"] for sha, f in content["sources"].items()
         }
@@ -155,8 +157,13 @@ class Shared:
 
     def genes(self, sha: str) -> np.ndarray | None:
         """Return which genes of a source are used, or None for all. bool, shape (n_genes,)."""
-        path = genes_path(self.work, sha)
-        return np.load(path) if self.recipe.quality.min_cells > 1 else None
+        quality = self.recipe.quality
+        path = genes_path(self.work, sha, self.files[sha].recipe, quality)
+        return np.load(path) if quality.min_cells > 1 else None
+
+    def fields(self, unit: Unit) -> pa.Table:
+        """Return the fields of a unit's cells, and `kept`; see `read_fields`."""
+        return read_fields(self.work, self.looks[unit.sha256], unit.start, unit.stop)
 
     def abstracts(self, studies: Sequence[str]) -> dict[str, list[str]]:
         """Return the ways to write the abstract of each of some studies that has one."""
@@ -169,9 +176,15 @@ class Shared:
             return {s: table["texts"][position[s]].as_py() for s in studies if s in position}
 
 
-def genes_path(work: Path, sha: str) -> Path:
-    """Return where it is kept which genes of a source are used."""
-    return work / f"{sha[:SHORT]}.genes.npy"
+def genes_path(work: Path, sha: str, source: SourceRecipe, quality: QualityControl) -> Path:
+    """Return where it is kept which genes of a source are used: another place where other cells would be counted."""
+    decides = [
+        sha,
+        source.model_dump(mode="json", exclude={"data"}),
+        quality.model_dump(mode="json"),
+    ]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return work / f"genes-{key[:24]}.npy"
 
 
 @lru_cache(maxsize=1)
@@ -267,7 +280,7 @@ class _Looked:
 
 def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
     record = UnitRecord(unit.key, unit.kind)
-    table = read_fields(shared.work, unit.sha256, unit.start, unit.stop)
+    table = shared.fields(unit)
     looked = _read_and_rank(shared, unit, table["kept"].to_numpy(zero_copy_only=False))
     record.dropped_cells = dict(sorted(looked.dropped.items()))
     table = table.take(pa.array(looked.rows - unit.start))
@@ -480,9 +493,7 @@ def count_genes(folder: str, plan: str, unit: Unit) -> np.ndarray:
     """Return how many cells of a unit that pass quality control express each gene. int64, shape (n_genes,)."""
     shared = _shared(folder, plan)
     source = shared.source(unit.sha256)
-    kept = read_fields(shared.work, unit.sha256, unit.start, unit.stop)["kept"].to_numpy(
-        zero_copy_only=False
-    )
+    kept = shared.fields(unit)["kept"].to_numpy(zero_copy_only=False)
     counts = np.zeros(len(source.vocabulary), np.int64)
     for start, block in _blocks(source, unit):
         block, seen = look(
