@@ -390,3 +390,47 @@ def test_keep_leaves_cells_out(write_recipe, build, source_folder):
     a = ad.read_h5ad(source_folder / "a.h5ad", backed="r")
     assert set(cells["cell_type"]) == {"alpha", "beta"}
     assert len(cells) == a.obs["cell_type"].isin(["alpha", "beta"]).sum()
+
+
+def test_a_file_without_a_cell_that_keep_takes_is_noted_and_the_others_are_used(
+    write_recipe, build, source_folder, pancreas, tmp_path
+):
+    shutil.copy(source_folder / "a.h5ad", tmp_path / "a.h5ad")
+    other = pancreas[:40].copy()
+    other.obs["cell_type"] = "unheard of"
+    other.write_h5ad(tmp_path / "other.h5ad")
+    changes = {"split": {}, "abstracts": None, "gene_sets": [], "samples_per_cell": 0}
+    keep = {"cell_type": "beta"}
+    recipe = write_recipe(
+        "none", sources=[{"data": str(tmp_path / "*.h5ad"), "keep": keep}], **changes
+    )
+    out = build(recipe)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [n for n in manifest["notes"] if "other.h5ad" in n and "'keep'" in n]
+    assert set(read_cells(out)["cell_type"]) == {"beta"}
+    assert manifest["dropped"]["cells"]["not taken by 'keep'"] >= 40
+    recipe = write_recipe(
+        "none", sources=[{"data": str(tmp_path / "other.h5ad"), "keep": keep}], **changes
+    )
+    with pytest.raises(InputError, match="no cell passes 'keep'"):
+        build(recipe)
+
+
+def test_a_corpus_of_an_experiment_has_the_sentences_of_the_same_cells_in_h5ad(
+    write_recipe, build, source_folder, tmp_path
+):
+    write = pytest.importorskip("tiledbsoma.io").from_anndata
+    a = ad.read_h5ad(source_folder / "a.h5ad")
+    for column in a.obs.columns:
+        a.obs[column] = a.obs[column].astype(str)
+    write(str(tmp_path / "census"), a, "RNA", X_layer_name="raw")
+    changes = {"split": {}, "abstracts": None, "gene_sets": [], "samples_per_cell": 0}
+    # Ties are drawn by the source's hash, so they are broken by the alphabet here.
+    changes |= {"ties": "alphabetical", "quality": {"min_cells": 0}}
+    soma = [{"data": str(tmp_path / "census"), "kind": "soma"}]
+    found = read_cells(build(write_recipe("soma", sources=soma, **changes)))
+    expected = read_cells(build(write_recipe("h5ad", sources=[{"data": "a.h5ad"}], **changes)))
+    columns = ["row", "cell_sentence", "cell_type", "donor", "study", "n_genes", "content"]
+    found, expected = (t[columns].sort_values("row", ignore_index=True) for t in (found, expected))
+    assert len(found) == len(expected) > 250
+    assert (found.astype(str) == expected.astype(str)).all(axis=None)

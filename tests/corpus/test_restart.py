@@ -157,3 +157,14 @@ def test_a_torn_record_or_shard_is_made_again(recipe, uninterrupted, contents, t
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     build_corpus(recipe, out, workers=1, on_stage=quiet)
     assert contents(out) == contents(uninterrupted)
+
+
+def test_an_interrupt_is_told_by_the_exit_code(recipe, uninterrupted, contents, tmp_path):
+    out = tmp_path / "corpus"
+    build = start(recipe, out)
+    until(lambda: records(out))
+    build.send_signal(signal.SIGINT)
+    assert build.wait(60) == 130
+    assert not (out / "manifest.json").exists()
+    build_corpus(recipe, out, workers=1, on_stage=quiet)
+    assert contents(out) == contents(uninterrupted)

@@ -602,7 +602,10 @@ def main() -> None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", C2SWarning)
     try:
-        app(standalone_mode=False)
+        # Typer gives back the code of what it ended itself, an interrupt among it, instead of raising.
+        code = app(standalone_mode=False)
+        if isinstance(code, int) and code:
+            _fail("stopped", code, debug) if code == 130 else sys.exit(code)
     except C2SError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:

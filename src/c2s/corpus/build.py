@@ -59,7 +59,17 @@ CONTENTS = {
 _VERSION = metadata.version("c2s-toolkit")
 
 #: Libraries whose versions can decide bytes.
-LIBRARIES = ("numpy", "pyarrow", "tokenizers", "transformers", "h5py", "numba")
+LIBRARIES = (
+    "numpy",
+    "pandas",
+    "scipy",
+    "pyarrow",
+    "tokenizers",
+    "transformers",
+    "h5py",
+    "zarr",
+    "numba",
+)
 
 #: Told of each stage by name and number of steps; returns what is told of finished steps.
 OnStage = Callable[[str, int], Callable[[int], None]]
@@ -120,7 +130,17 @@ class Plan:
         for name in ("sources", "gene_sets", "abstracts", "paraphrases", "split"):
             del recipe[name]
         wording = load_prompts(prompts_path(self.recipe, self.folder)).texts()
-        facts: list[Any] = [_VERSION, LAYOUT, recipe, self.recipe.split.fractions, wording, *more]
+        # Other versions of these may write other bytes for the same content.
+        versions = [metadata.version(name) for name in ("numpy", "pandas", "pyarrow", "tokenizers")]
+        facts: list[Any] = [
+            _VERSION,
+            LAYOUT,
+            versions,
+            recipe,
+            self.recipe.split.fractions,
+            wording,
+            *more,
+        ]
         if file is not None and index is not None:
             facts += [file.recipe.model_dump(mode="json", exclude={"data"}), file.study_of(None)]
             facts += [{study: self.splits[study] for study in index.donors}]
@@ -193,9 +213,15 @@ def make_plan(
             sources[index.sha256] = (file, index)
     sources = dict(sorted(sources.items()))
     if not any(index.n_kept for _, index in sources.values()):
-        raise InputError("the sources hold no cell")
+        keep = "; no cell passes 'keep'" if any(f.recipe.keep for f in files) else ""
+        raise InputError(f"the sources hold no cell that can be used{keep}")
     donors = _donors(sources)
     splits, notes = _splits(recipe, donors)
+    notes += [
+        f"{file.path}: none of its {index.n_cells:,} cells passes 'keep'"
+        for file, index in sources.values()
+        if index.n_cells and not index.n_kept
+    ]
     abstracts, abstracts_sha, teacher = _abstracts(
         recipe, folder, set(donors), notes, on_stage, trial
     )

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from c2s.common.errors import InputError, UsageError, listing, nearest
+from c2s.common.errors import UsageError, listing, nearest
 from c2s.common.files import atomic_file
 from c2s.corpus.recipe import DEFAULT_COLUMNS, FIELDS, SourceRecipe
 from c2s.corpus.sources import CellSource, digest, open_source
@@ -184,8 +184,6 @@ def _fields(source: CellSource, file: SourceFile) -> tuple[pa.Table, np.ndarray]
         if name not in there:
             raise UsageError(_no_column(file, name, "keep", there))
         kept &= _matches(source.column(name), wanted)
-    if source.n_cells and not kept.any():
-        raise InputError(f"{file.path}: no cell passes {file.recipe.keep}; change or drop 'keep'")
     columns["kept"] = pa.array(kept)
     return pa.table(columns), kept
 

@@ -139,7 +139,6 @@ class Shared:
             if self._source is not None:
                 self._source[1].close()
                 self._source = None
-            gc.collect()  # worker processes do not collect by themselves; see `engines`
             file = self.files[sha]
             if stamp(file.resolved) != self._stamps[sha]:
                 raise InputError(
@@ -217,6 +216,8 @@ def build_unit(folder: str, plan: str, unit: Unit) -> UnitRecord:
     C2SError
         The disk is full. What was finished stays.
     """
+    if unit.start // max(unit.stop - unit.start, 1) % 64 == 0:
+        gc.collect()  # worker processes do not collect by themselves; see `engines`
     done = finished(Path(folder), unit, check=True)
     if done is not None:
         return done
@@ -356,7 +357,7 @@ def _blocks(source: CellSource, unit: Unit) -> Iterator[tuple[int, sp.csr_matrix
     start = unit.start
     while start < unit.stop:
         if stored is None:
-            stop = start + max(1, _READ_VALUES // max(1, len(source.vocabulary)))
+            stop = start + max(1, int(_READ_VALUES / max(1.0, source.values_per_row())))
         else:
             stop = int(np.searchsorted(stored, stored[start] + _READ_VALUES, side="right")) - 1
         stop = min(max(stop, start + 1), unit.stop)

@@ -4,13 +4,6 @@ No model and no AnnData here. `METRICS` says of each which way is better, its id
 needs. Numba, scikit-learn, SciPy and POT are loaded when a function needs them.
 """
 
-from c2s.metrics.bertscore import (
-    BERTSCORE_SETTINGS,
-    BertScore,
-    TextEncoder,
-    bertscore,
-    bertscore_parts,
-)
 from c2s.metrics.bootstrap import bootstrap_interval
 from c2s.metrics.classification import (
     accuracy,
@@ -55,6 +48,13 @@ from c2s.metrics.sentences import (
     overlap,
     unique_fraction,
     valid_fraction,
+)
+from c2s.metrics.texts import (
+    BERTSCORE_SETTINGS,
+    BertScore,
+    TextEncoder,
+    bertscore,
+    bertscore_parts,
 )
 from c2s.metrics.transport import WASSERSTEIN_EXACT_PAIRS, wasserstein
 from c2s.metrics.two_sample import TwoSampleResult, c2st, two_sample_test

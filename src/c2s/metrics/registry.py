@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from c2s.metrics.bertscore import bertscore
 from c2s.metrics.classification import accuracy, expected_calibration_error, macro_f1
 from c2s.metrics.correlation import kendall_tau_b, pearson, spearman
 from c2s.metrics.distributions import energy_distance, mmd2, mmd2_cellot
@@ -22,6 +21,7 @@ from c2s.metrics.frechet import scfid, scfid_unbiased
 from c2s.metrics.matching import foscttm
 from c2s.metrics.ontology import ontology_distance
 from c2s.metrics.sentences import exact_k_fraction, overlap, unique_fraction, valid_fraction
+from c2s.metrics.texts import bertscore
 from c2s.metrics.transport import wasserstein
 from c2s.metrics.two_sample import c2st
 

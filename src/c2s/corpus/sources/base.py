@@ -46,6 +46,10 @@ class CellSource(ABC):
         """Which genes are mitochondrial, by their symbols. bool, shape (n_genes,)."""
         return is_mitochondrial(pd.DataFrame(index=pd.Index(list(self.vocabulary.symbols))))
 
+    def values_per_row(self) -> float:
+        """Return how many values a row has about, for sources that do not say it of each; here all genes."""
+        return float(len(self.vocabulary))
+
     @abstractmethod
     def stored(self) -> np.ndarray | None:
         """Return how many values are stored before each row, or None where the file does not say.

@@ -89,6 +89,10 @@ class SomaSource(CellSource):
         """Return None: an experiment does not say how many values its cells have."""
         return None
 
+    def values_per_row(self) -> float:
+        """Return how many values a cell has on average."""
+        return float(self._matrix.nnz) / max(self.n_cells, 1)
+
     def read(self, start: int, stop: int) -> sp.csr_matrix:
         """Read rows as CSR."""
         self._check_rows(start, stop)
