@@ -283,6 +283,16 @@ def test_a_corpus_that_grows_with_a_tokenizer_of_its_own_is_as_if_built_at_once(
     assert contents(build(whole, out)) == contents(build(whole))
 
 
+def test_a_corpus_of_other_sources_is_not_replaced(write_recipe, build, tmp_path, contents):
+    changes = {"split": {}, "abstracts": None, "gene_sets": [], "samples_per_cell": 0}
+    out = build(write_recipe("one", sources=[{"data": "a.h5ad"}], **changes), tmp_path / "corpus")
+    before = contents(out)
+    with pytest.raises(UsageError, match="corpus of other sources"):
+        build(write_recipe("two", sources=[{"data": "b.h5ad"}], **changes), out)
+    after = contents(out)
+    assert {n: b for n, b in after.items() if not n.startswith("work/")} == before
+
+
 def test_a_folder_with_other_things_is_not_touched(write_recipe, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"thesis\.txt"):

@@ -25,7 +25,7 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError, listing
 from c2s.common.files import atomic_directory, atomic_file, refuse_foreign, sha256
 from c2s.corpus.engines import Map, map_in_turn, processes, started
-from c2s.corpus.index import SourceFile, SourceIndex, index_source, stamp, words_path
+from c2s.corpus.index import SHORT, SourceFile, SourceIndex, index_source, stamp, words_path
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
 from c2s.corpus.shards import LAYOUT
 from c2s.corpus.show import manifest_digest
@@ -448,6 +448,7 @@ def build_corpus(
         engine = engine or recipe.engine
         with processes(workers) as here:
             plan = make_plan(recipe, folder, out / "work", here, on_stage)
+            _refuse_other_corpus(out, plan)
             # A manifest stands for a complete corpus, and up to here one that was there still is.
             (out / "manifest.json").unlink(missing_ok=True)
             tokenizer_sha = leave_for_units(plan, out)
@@ -456,6 +457,16 @@ def build_corpus(
                 units = plan.units(genes, tokenizer_sha)
                 records = _map_units(out, units, mapped, on_stage)
         return _finish(plan, out, units, records, tokenizer_sha)
+
+
+def _refuse_other_corpus(out: Path, plan: Plan) -> None:
+    """Refuse a folder with a corpus of other sources: its shards would be removed at the end."""
+    there = {path.stem.split("-")[0] for path in (out / "units").glob("[!.]*.json")}
+    mine = {sha[:SHORT] for sha in (*plan.sources, *plan.gene_sets)}
+    if there and not there & mine:
+        raise UsageError(
+            f"{out}: holds a corpus of other sources; give another folder with --out, or remove that one"
+        )
 
 
 @contextmanager
