@@ -133,7 +133,7 @@ def test_a_task_has_its_own_ranges_and_weight(read):
         ({"tasks": {"gene_set_name": {"weight": 2}}}, "tasks.gene_set_name.weight does nothing"),
         ({"single_genes": [50, 20]}, "single_genes is 50 to 20"),
         ({"single_genes": [50]}, "single_genes.1"),
-        ({"multi_cells": "a"}, "multi_cells = 'a': input should be a valid tuple"),
+        ({"multi_cells": "a"}, "multi_cells = 'a': a list of values is expected"),
         (
             {"samples_per_cell": -1},
             "samples_per_cell = -1: input should be greater than or equal to 0",

@@ -193,7 +193,10 @@ def _show_counts(counts: dict[str, Any]) -> None:
             n = counts["samples"].get(part, {}).get(task, 0)
             row += [f"{n:,}", f"{counts['tokens'].get(part, {}).get(task, 0):,}"]
         table.add_row(task, *row)
-    Console().print(table)
+    # Wider than a narrow terminal rather than with names cut off.
+    console = Console()
+    console.width = max(console.width, 24 + 26 * len(parts))
+    console.print(table)
 
 
 def _size(n: int) -> str:

@@ -51,6 +51,14 @@ class Config(BaseModel):
         return list(cls.model_fields)
 
 
+#: What pydantic says about kinds of values, in the words of YAML.
+_PLAINER = {
+    "tuple_type": "A list of values is expected, such as [1, 2]",
+    "dict_type": "Names with values are expected, such as 'name: value', or 'name: {}'",
+    "model_type": "Names with values are expected, such as 'name: value', or '{}'",
+}
+
+
 def explain(error: ValidationError, model: type[Config]) -> str:
     """Return the first problem of a validation as one line."""
     first = error.errors()[0]
@@ -62,7 +70,7 @@ def explain(error: ValidationError, model: type[Config]) -> str:
         return f"unknown field {field!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
         return f"the field {field!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     if not first["loc"]:
         return message  # of several fields together: it names them, and the whole recipe is too long to quote
     return f"{field} = {first['input']!r}: {message[0].lower()}{message[1:]}"

@@ -218,6 +218,9 @@ def make_plan(
     donors = _donors(sources)
     splits, notes = _splits(recipe, donors)
     notes += [
+        f"{r['path']}: holds the same bytes as {r['same as']} and is left out" for r in repeated
+    ]
+    notes += [
         f"{file.path}: none of its {index.n_cells:,} cells passes 'keep'"
         for file, index in sources.values()
         if index.n_cells and not index.n_kept

@@ -146,8 +146,8 @@ def _follow() -> None:
 
 
 def _start(pool: ProcessPoolExecutor, workers: int) -> None:
-    # A pool that is closed or broken by now says so to whoever maps with it.
-    with suppress(RuntimeError):
+    # A pool that is closed or broken by now says so to whoever maps with it; without its server it is the end anyhow.
+    with suppress(RuntimeError, EOFError, OSError):
         for _ in range(workers):
             pool.submit(_warm)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import signal
 
-import transformers  # noqa: F401
-from numba.core.registry import cpu_target
+# An interrupt is the main process's to handle; this one and the workers would only print where they were.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-import c2s.corpus.unit  # noqa: F401
+import transformers  # noqa: E402, F401
+from numba.core.registry import cpu_target  # noqa: E402
+
+import c2s.corpus.unit  # noqa: E402, F401
 
 # What numba reads before the first compiled function runs: 50 MB and a quarter of a second for every process. No kernel
 # runs here, because those that use threads cannot be forked after.
