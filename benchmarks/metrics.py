@@ -18,13 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     from c2s.common.files import atomic_file
 
     numba.set_num_threads(min(options.threads, numba.config.NUMBA_NUM_THREADS))
+    from ranking import machine
+
     result: dict[str, Any] = {"machine": machine(), "options": options_of(options), "rows": []}
     print(describe(result["machine"]))
     result["compile_seconds"] = compile_seconds()
@@ -221,46 +220,6 @@ def line(row: dict[str, Any]) -> str:
         f"{row['name']}: {times} {row['unit']}\n    {ratio['median']:,.1f} "
         f"({ratio['min']:,.1f}–{ratio['max']:,.1f}) {row['says']}"
     )
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers depend on: processor, cores, load, versions, commit."""
-    packages = ("c2s-toolkit", "numba", "numpy", "scipy")
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.release()}",
-        "blas_threads": os.environ.get("OMP_NUM_THREADS", "not set"),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        "commit": commit(),
-    }
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
-
-
-def commit() -> str | None:
-    """Return the commit of this checkout, with `+` where it has changes; None outside of git."""
-
-    def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def describe(facts: dict[str, Any]) -> str:

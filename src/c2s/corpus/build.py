@@ -112,10 +112,10 @@ class Plan:
         """
         units = []
         for sha, (file, index) in self.sources.items():
-            facts = self._facts(file, index, tokenizer, genes[sha])
+            decided = _key(self._facts(file, index, tokenizer, genes[sha]))
             for start in range(0, index.n_cells, self.recipe.unit_cells):
                 stop = min(start + self.recipe.unit_cells, index.n_cells)
-                units.append(Unit("cells", sha, start, stop, _key(facts, sha, start, stop)))
+                units.append(Unit("cells", sha, start, stop, _key([decided], sha, start, stop)))
         for sha, (_, _, parts) in self.gene_sets.items():
             if self.recipe.task_ids("gene_set"):
                 facts = self._facts(None, None, tokenizer, sorted(parts.items()))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
 import numpy as np
 
 from c2s.common.errors import InputError, UsageError
+from c2s.common.transformers_log import quiet_transformers
 
 
 class TransformerTextEncoder:
@@ -105,7 +105,7 @@ class TransformerTextEncoder:
             # RoBERTa's byte-level tokens have a leading space; bert-score puts one before the first word too.
             spaced = {"add_prefix_space": True} if config.model_type == "roberta" else {}
             self._tokenizer = AutoTokenizer.from_pretrained(source, **here, **spaced)
-            with _quiet_transformers():
+            with quiet_transformers():
                 network, loaded = AutoModel.from_pretrained(
                     source, **here, weights_only=True, output_loading_info=True
                 )
@@ -157,19 +157,3 @@ class TransformerTextEncoder:
             states[row, : len(known)].cpu().numpy().astype(np.float32)
             for row, known in enumerate(tokens)
         ]
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep off progress bars and reports; what matters in them is said in our errors."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -6,8 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config, explain
 from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.common.files import atomic_directory
+from c2s.common.transformers_log import quiet_transformers
 from c2s.models.presets import get_preset
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer, TokenMode, load_tokenizer
@@ -196,7 +196,7 @@ class Model:
         """
         _refuse_to_replace(Path(path))
         card = self.card.model_copy(update={"versions": library_versions()})
-        with atomic_directory(path) as folder, _quiet_transformers():
+        with atomic_directory(path) as folder, quiet_transformers():
             self.network.save_pretrained(folder)
             self.tokenizer.save(folder)
             (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
@@ -210,22 +210,6 @@ def _refuse_to_replace(path: Path) -> None:
         )
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file, and a model is saved as a folder; give another place")
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep off progress bars and reports of `transformers`; what matters in them is said in our errors."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _folded(text: str) -> str:
@@ -369,7 +353,7 @@ def load_network(
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             network, info = AutoModelForCausalLM.from_pretrained(
                 path_or_id,
                 dtype=getattr(torch, dtype) if dtype else "auto",
