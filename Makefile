@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 TORCH ?= $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+# The published networks that the scGPT encoder is checked against; what it depends on is not installed.
+SCGPT := $(shell grep '^scgpt==' constraints.txt)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -34,6 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt $(TORCH)
 	$(PIP) -c constraints.txt -e ".[dev,docs]"
+	$(PIP) --no-deps $(SCGPT)
 	@touch $@
 
 demo: $(STAMP) ## train, annotate, generate and measure on real cells; writes demo/report.html

@@ -2,6 +2,7 @@
 
 from c2s.analysis.annotate import annotate
 from c2s.analysis.embed import embed
+from c2s.analysis.encode import encode
 from c2s.analysis.generate import generate
 
-__all__ = ["annotate", "embed", "generate"]
+__all__ = ["annotate", "embed", "encode", "generate"]

@@ -48,3 +48,49 @@ def test_wrong_use_is_refused():
         bootstrap_interval(np.mean, np.ones(3), level=95)
     with pytest.raises(UsageError, match="n_resamples"):
         bootstrap_interval(np.mean, np.ones(3), n_resamples=0)
+
+
+def test_clusters_are_drawn_as_wholes():
+    """Three equal clusters of constant rows: a resample's mean is one of the 27 means of three draws."""
+    x = np.repeat([0.0, 1.0, 5.0], 4)
+    seen = set()
+    bootstrap_interval(
+        lambda v: seen.add(round(float(v.mean()), 9)) or 0.0,
+        x, clusters=np.repeat(["p", "q", "r"], 4), n_resamples=2000,
+    )  # fmt: skip
+    values = (0.0, 1.0, 5.0)
+    assert seen == {round((a + b + c) / 3, 9) for a in values for b in values for c in values}
+
+
+def test_each_row_a_cluster_is_the_plain_bootstrap():
+    x = np.random.default_rng(0).exponential(size=50)
+    each = bootstrap_interval(np.mean, x, clusters=np.arange(50), seed=3)
+    assert each == bootstrap_interval(np.mean, x, seed=3)
+
+
+def test_alike_rows_of_a_cluster_widen_the_interval_to_that_of_the_cluster_means():
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=40)
+    x = np.repeat(means, 25)
+    clustered = bootstrap_interval(
+        np.mean, x, clusters=np.repeat(np.arange(40), 25), n_resamples=4000
+    )
+    assert clustered == pytest.approx(bootstrap_interval(np.mean, means, n_resamples=4000))
+    low, high = bootstrap_interval(np.mean, x)
+    assert (high - low) < 0.3 * (clustered[1] - clustered[0])  # 1/√25
+
+
+def test_unequal_clusters_keep_their_rows_together():
+    """Of 1 and 3 rows: resamples have 2, 4 or 6 rows."""
+    lengths = set()
+    bootstrap_interval(
+        lambda v: lengths.add(len(v)) or 0.0, np.ones(4), clusters=["a", "b", "b", "b"]
+    )
+    assert lengths == {2, 4, 6}
+
+
+def test_clusters_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="clusters: found 3"):
+        bootstrap_interval(np.mean, np.ones(4), clusters=["a", "b", "b"])
+    with pytest.raises(InputError, match="at least 2"):
+        bootstrap_interval(np.mean, np.ones(4), clusters=["a"] * 4)

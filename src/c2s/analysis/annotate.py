@@ -12,13 +12,13 @@ from c2s.analysis.cells import (
     cells_for_model,
     claim,
     condition_texts,
-    label_prompts,
     record,
     target,
 )
 from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_prompts
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
 
@@ -123,7 +123,7 @@ def annotate(
         keys.append(probabilities_key)
     top_k = model.card.top_k if top_k is None else top_k
     parameters = {"labels": labels, "views": views, "top_k": top_k, "layer": layer, "seed": seed}
-    record(adata, "annotate", model, parameters, keys)
+    record(adata, "annotate", model.source, parameters, keys)
     return adata if copy else None
 
 

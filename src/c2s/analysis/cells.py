@@ -12,10 +12,9 @@ from c2s.cells.readers import expression
 from c2s.cells.sentences import cell_sentences
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, warn
-from c2s.common.seeds import generator
+from c2s.decoding.prompts import as_known, only_known
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
-from c2s.tokens.tokenizer import Segment
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -102,51 +101,19 @@ def condition_texts(
     for condition in task.conditions:
         value = given.get(condition)
         if value is not None:
-            texts[condition] = np.full(
-                adata.n_obs, _as_known(model, condition, value), dtype=object
-            )
+            texts[condition] = np.full(adata.n_obs, as_known(model, condition, value), dtype=object)
         elif condition in adata.obs and condition != task.target:
             column = adata.obs[condition].astype(str)
-            as_known = {v: _as_known(model, condition, v) for v in column.unique()}
-            texts[condition] = np.array([as_known[v] for v in column], dtype=object)
-        elif len(model.known(condition)) == 1:
-            texts[condition] = np.full(adata.n_obs, model.known(condition)[0], dtype=object)
+            spelled = {v: as_known(model, condition, v) for v in column.unique()}
+            texts[condition] = np.array([spelled[v] for v in column], dtype=object)
+        elif (only := only_known(model, condition)) is not None:
+            texts[condition] = np.full(adata.n_obs, only, dtype=object)
         else:
             raise UsageError(
                 f"the model's prompt names the {condition}; give {condition}=… or a column obs[{condition!r}] "
                 f"(known: {listing(model.known(condition)) or 'none'})"
             )
     return texts
-
-
-def _as_known(model: Model, condition: str, value: str) -> str:
-    """Return a condition as the model knows it; one that keeps no list of them takes any."""
-    return model.check_condition(condition, value) if model.known(condition) else value
-
-
-def label_prompts(
-    model: Model,
-    task: Task,
-    cells: RankedCells,
-    texts: Mapping[str, np.ndarray],
-    rows: np.ndarray,
-    view: int = 0,
-    seed: int = 0,
-) -> list[np.ndarray]:
-    """Return the token ids of the prompt of each cell in `rows`, in the wording numbered `view`.
-
-    View 0 is the first wording; further views take the others in an order drawn by the seed.
-    """
-    wording = model.prompts.wording(task.id)
-    order = [0, *(1 + generator(seed, "wording", task.id).permutation(len(wording.prompts) - 1))]
-    template = wording.prompts[order[view % len(order)]]
-    prompts = []
-    for row in rows:
-        columns = cells.to_columns(row)
-        values = {name: str(column[row]) for name, column in texts.items()}
-        segments: list[Segment] = task.ask(template, values, columns, len(columns))
-        prompts.append(model.tokenizer.encode(segments))
-    return prompts
 
 
 def target(adata: AnnData, copy: bool) -> AnnData:
@@ -169,14 +136,17 @@ def claim(adata: AnnData, verb: str, slot: str, key: str) -> None:
 
 
 def record(
-    adata: AnnData, verb: str, model: Model, parameters: Mapping[str, Any], keys: Sequence[str]
+    adata: AnnData, verb: str, source: str, parameters: Mapping[str, Any], keys: Sequence[str]
 ) -> None:
-    """Write to `uns["c2s"]` what was done: parameters, model and versions, and the keys that were written."""
+    """Write to `uns["c2s"]` what was done: parameters, what did it, versions, and the keys that were written.
+
+    `source` is where the model comes from, or the name of an encoder.
+    """
     from c2s.models.directory import library_versions
 
     entry = {
         "parameters": {k: v for k, v in parameters.items() if v is not None},
-        "model": model.source,
+        "model": source,
         "versions": library_versions(),
         "keys": sorted({*_written(adata, verb), *keys}),
     }

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from c2s.analysis.cells import (
     cells_for_model,
     claim,
     condition_texts,
-    label_prompts,
     record,
     target,
 )
-from c2s.common.progress import progress_bar
-from c2s.decoding.engine import TransformersEngine
+from c2s.encoders.c2s_model import embed_ranked
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
 
@@ -63,13 +59,9 @@ def embed(
         adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names
     )
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
-    rows = np.flatnonzero(cells.lengths > 0)
-    prompts = label_prompts(model, CELL_TYPE, cells, texts, rows)
-    with progress_bar("Embedding", len(rows)) as progress:
-        embedded = TransformersEngine(model, batch_size).embed(prompts, progress)
-    result = np.full((adata.n_obs, embedded.shape[1]), np.nan, dtype=np.float32)
-    result[rows] = embedded
-    adata.obsm[key_added] = result
+    adata.obsm[key_added] = embed_ranked(model, cells, texts, batch_size)
     top_k = model.card.top_k if top_k is None else top_k
-    record(adata, "embed", model, {"top_k": top_k, "layer": layer, "seed": seed}, [key_added])
+    record(
+        adata, "embed", model.source, {"top_k": top_k, "layer": layer, "seed": seed}, [key_added]
+    )
     return adata if copy else None

@@ -156,7 +156,7 @@ def cells_to_adata(
         "organism": organism, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": sampling.seed, "expression": "log10(1 + x), from ranks" if known else "none",
     }  # fmt: skip
-    record(adata, "generate", model, parameters, [])
+    record(adata, "generate", model.source, parameters, [])
     return adata
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from c2s.common.errors import InputError
+from c2s.common.errors import InputError, listing, nearest
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -56,4 +56,21 @@ def require_genes(name: str, matrix: sp.csr_matrix, expected: int) -> None:
         raise InputError(
             f"{name}: found {matrix.shape[1]:,} genes, expected the {expected:,} genes that it was "
             "trained on, in their order"
+        )
+
+
+def require_known(name: str, wanted: np.ndarray, known: np.ndarray) -> None:
+    """Refuse types that no training cell has.
+
+    Raises
+    ------
+    InputError
+        An entry of `wanted` is not in `known`.
+    """
+    unknown = sorted(set(wanted.tolist()) - set(known.tolist()))
+    if unknown:
+        close = nearest(unknown[0], known.tolist()) or known.tolist()
+        raise InputError(
+            f"{name}: no training cell is of type {unknown[0]!r}, expected a type such as "
+            f"{listing(close)}"
         )

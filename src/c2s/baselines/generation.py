@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from c2s.baselines._checks import training_labels
-from c2s.common.errors import InputError, UsageError, listing, nearest
+from c2s.baselines._checks import require_known, training_labels
+from c2s.common.errors import UsageError
 from c2s.common.seeds import generator
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
 _BLOCK_VALUES = 1 << 22  # draws held at once: 32 MiB of int64
+
+
+class GenerationBaseline(Protocol):
+    """What every generation baseline offers.
+
+    Attributes
+    ----------
+    name
+        Key in tables and in ``metrics.json``.
+    needs_counts
+        True where `fit` takes raw counts; else it takes log10-normalised expression.
+    types_ : array of str, shape (n_types,)
+        Sorted labels, known after `fit`.
+    """
+
+    name: str
+    needs_counts: bool
+    types_: np.ndarray
+
+    def fit(self, matrix: sp.csr_matrix, labels: np.ndarray) -> GenerationBaseline:
+        """Learn from training cells, CSR (n_cells, n_genes), and their labels."""
+        ...
+
+    def sample(self, labels: np.ndarray, seed: int) -> sp.csr_matrix:
+        """Return one cell for each label, CSR (n, n_genes) in the units of the training matrix.
+
+        The cells of a type depend on the seed, the type and their number within the type, and not on which other types
+        are asked for, nor on how many.
+        """
+        ...
 
 
 class IndependentResampling:
@@ -40,6 +70,7 @@ class IndependentResampling:
     """
 
     name = "independent"
+    needs_counts = False
 
     types_: np.ndarray
 
@@ -99,7 +130,7 @@ class IndependentResampling:
                 f"{self.name}: fit() was not called; call it with training cells first"
             )
         wanted = np.asarray(labels).astype(str)
-        _require_known(self.name, wanted, self.types_)
+        require_known(self.name, wanted, self.types_)
         genes, dtype = next((c.shape[1], c.dtype) for c in self._cells.values())
         parts, rows = [sp.csr_matrix((0, genes), dtype=dtype)], [np.empty(0, dtype=np.int64)]
         for kind in np.unique(wanted):
@@ -140,7 +171,7 @@ def copy_training(
     """
     known = training_labels("copy_training", matrix, labels)
     wanted = np.asarray(wanted).astype(str)
-    _require_known("copy_training", wanted, np.unique(known))
+    require_known("copy_training", wanted, np.unique(known))
     rows = np.empty(len(wanted), dtype=np.int64)
     for kind in np.unique(wanted):
         cells = np.flatnonzero(known == kind)
@@ -173,13 +204,3 @@ def _draw(cells: sp.csc_matrix, n: int, rng: np.random.Generator) -> list[sp.csr
         indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=size))])
         blocks.append(sp.csr_matrix((values, gene, indptr), shape=(size, genes)))
     return blocks
-
-
-def _require_known(name: str, wanted: np.ndarray, known: np.ndarray) -> None:
-    unknown = sorted(set(wanted.tolist()) - set(known.tolist()))
-    if unknown:
-        close = nearest(unknown[0], known.tolist()) or known.tolist()
-        raise InputError(
-            f"{name}: no training cell is of type {unknown[0]!r}, expected a type such as "
-            f"{listing(close)}"
-        )

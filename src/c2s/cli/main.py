@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from c2s.cli.files import text_lines
 from c2s.cli.options import AsJson, Debug, Seed
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 
@@ -382,7 +383,18 @@ def embed(
     source: Input,
     out: Out,
     model: ModelName = None,
-    key: Annotated[str, typer.Option("--key", help="Name in obsm.")] = "X_c2s",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            help="Instead of a model: pca, pca:FILE.npz, scvi:FOLDER, scgpt:FOLDER, geneformer:FOLDER.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Name in obsm; by default X_c2s, X_pca, …", show_default=False),
+    ] = None,
     genes: Genes = None,
     layer: Layer = None,
     top_k: TopK = None,
@@ -393,11 +405,40 @@ def embed(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Embed every cell; writes a copy of the data as .h5ad with obsm["X_c2s"]."""
+    """Embed every cell with a model, or place it with an encoder; writes a copy of the data as .h5ad with obsm."""
     from c2s.analysis.embed import embed as run
+    from c2s.analysis.encode import encode
     from c2s.cells.readers import read
 
     _check_out(out, ".h5ad")
+    if encoder is not None:
+        for option, value in (
+            ("--model", model),
+            ("--genes", genes),
+            ("--top-k", top_k),
+            ("--dtype", dtype),
+        ):
+            if value is not None:
+                raise UsageError(f"{option} belongs to a model; give either it or --encoder")
+        key = key or f"X_{encoder.partition(':')[0]}"
+        adata = read(source)
+        encode(
+            adata,
+            encoder,
+            key_added=key,
+            layer=layer,
+            device=device,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        _write(adata, out)
+        name, width = adata.uns["c2s"]["encode"]["model"], adata.obsm[key].shape[1]
+        facts = {"cells": adata.n_obs, "dimensions": width, "encoder": name, "out": str(out)}
+        _say(
+            as_json, facts, f"{adata.n_obs:,} cells × {width} in obsm[{key!r}] of {out}, by {name}"
+        )
+        return
+    key = key or "X_c2s"
     adata = read(source)
     run(
         adata, _model(model, device, dtype), key_added=key, genes=_genes(genes), layer=layer, top_k=top_k,
@@ -494,7 +535,7 @@ def generate(
             raise UsageError(f"the request says {request.n} cells, --n says {n}; give one")
         n, organism = n or request.n, request.organism or organism
         wanted = [request.cell_type] if request.cell_type else None
-    panel = [line.strip() for line in _lines(genes)] if genes is not None else None
+    panel = text_lines(genes) if genes is not None else None
     adata = run(
         loaded, wanted, n or 1, organism=organism, top_k=top_k, genes=panel, temperature=temperature, top_p=top_p,
         batch_size=batch_size, strict=strict, seed=seed,
@@ -521,14 +562,7 @@ def _genes(value: str | None) -> list[str] | str | None:
     """Return `--genes` as the library takes it: a file of names becomes a list."""
     if value is None or not Path(value).is_file():
         return value
-    return [line.strip() for line in _lines(Path(value))]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from error
+    return text_lines(Path(value))
 
 
 def _read_sentences(path: Path) -> tuple[list[str], list[str]]:
@@ -585,8 +619,13 @@ def _say(as_json: bool, facts: dict[str, Any], text: str) -> None:
 def _add_groups() -> None:
     """Add the commands that have commands of their own."""
     from c2s.cli.corpus import app as corpus
+    from c2s.cli.study import app as study
+    from c2s.cli.evaluate import compare, evaluate
 
+    app.command()(evaluate)
+    app.command()(compare)
     app.add_typer(corpus, name="corpus")
+    app.add_typer(study, name="study")
 
 
 _add_groups()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from c2s.common.errors import C2SError, InputError, UsageError
 
@@ -156,3 +160,16 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def json_able(value: Any) -> Any:
+    """Return nested values as JSON can hold them: an undefined number (NaN, infinite) becomes None."""
+    if isinstance(value, dict):
+        return {str(k): json_able(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_able(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import zipfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from c2s.cells.profiles import align_columns
+from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError
+from c2s.common.files import atomic_file
 from c2s.common.seeds import generator
 
 if TYPE_CHECKING:
@@ -38,6 +43,8 @@ class PCAEncoder:
         Components beyond the rank of the data are zero.
     explained_variance_ : float64 array, shape (n_components,)
         Variance of the training cells along each component (ddof 1).
+    vocabulary_
+        Genes of the columns, or None where `fit` was not told.
 
     Notes
     -----
@@ -59,6 +66,7 @@ class PCAEncoder:
     mean_: np.ndarray
     components_: np.ndarray
     explained_variance_: np.ndarray
+    vocabulary_: GeneVocabulary | None
 
     def __init__(self, n_components: int = 50, seed: int = 0) -> None:
         if n_components < 1:
@@ -66,13 +74,20 @@ class PCAEncoder:
         self.n_components = int(n_components)
         self.seed = int(seed)
 
-    def fit(self, matrix: Matrix) -> PCAEncoder:
+    @property
+    def n_dimensions(self) -> int:
+        """Dimensions of the space."""
+        return self.n_components
+
+    def fit(self, matrix: Matrix, vocabulary: GeneVocabulary | None = None) -> PCAEncoder:
         """Find the components of a matrix of cells.
 
         Parameters
         ----------
         matrix : CSR or dense, shape (n_cells, n_genes)
             log10-normalised expression.
+        vocabulary
+            Genes of the columns. `encode` needs them to place cells with other genes or another order of them.
 
         Returns
         -------
@@ -107,7 +122,25 @@ class PCAEncoder:
         rows *= np.where(rows[np.arange(len(rows)), largest] < 0, -1.0, 1.0)[:, None]
         self.mean_, self.components_ = mean, np.ascontiguousarray(rows)
         self.explained_variance_ = singular**2 / (n - 1)
+        self.vocabulary_ = vocabulary
         return self
+
+    def encode(self, expression: sp.csr_matrix, vocabulary: GeneVocabulary) -> np.ndarray:
+        """Return the cells' coordinates, whatever the order of their genes; see `CellEncoder.encode`.
+
+        Genes that the fit did not have are left out, and genes that the cells do not have count as not expressed.
+
+        Raises
+        ------
+        InputError
+            No gene in common, NaN or infinite values.
+        UsageError
+            `fit` was not called, or not with a vocabulary.
+        """
+        self._require_fit()
+        if self.vocabulary_ is None:
+            raise UsageError("PCA: fit() was called without the vocabulary of the columns; give it")
+        return self.transform(align_columns("PCA", expression, vocabulary, self.vocabulary_))
 
     def transform(self, matrix: Matrix) -> np.ndarray:
         """Return the cells' coordinates.
@@ -149,7 +182,54 @@ class PCAEncoder:
         content = hashlib.sha256(f"{self.name} {self.components_.shape}".encode())
         for array in (self.mean_, self.components_):
             content.update(array.astype("<f8").tobytes())
+        if self.vocabulary_ is not None:
+            content.update("\n".join(self.vocabulary_.words).encode())
         return content.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted space to an .npz file, which `load` reads; whole or not at all.
+
+        Raises
+        ------
+        UsageError
+            `fit` was not called.
+        """
+        self._require_fit()
+        words = [] if self.vocabulary_ is None else list(self.vocabulary_.words)
+        symbols = [] if self.vocabulary_ is None else list(self.vocabulary_.symbols)
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                mean=self.mean_,
+                components=self.components_,
+                explained_variance=self.explained_variance_,
+                words=np.array(words, dtype=str),
+                symbols=np.array(symbols, dtype=str),
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PCAEncoder:
+        """Read what `save` wrote; the digest is the same.
+
+        Raises
+        ------
+        InputError
+            The file is missing or not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            encoder = cls(len(arrays["components"]))
+            encoder.mean_, encoder.components_ = arrays["mean"], arrays["components"]
+            encoder.explained_variance_ = arrays["explained_variance"]
+            words, symbols = arrays["words"].tolist(), arrays["symbols"].tolist()
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path}: cannot be read as a saved PCA ({type(error).__name__}: {error}); "
+                "expected an .npz file that PCAEncoder.save wrote"
+            ) from error
+        encoder.vocabulary_ = GeneVocabulary.from_words(words, symbols) if words else None
+        return encoder
 
     def _require_fit(self) -> None:
         if not hasattr(self, "components_"):

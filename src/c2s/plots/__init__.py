@@ -1,12 +1,18 @@
 """Figures: arrays in, a matplotlib Axes out; no logic of their own and no pyplot state.
 
-Every function takes an optional `ax` and returns the Axes that it drew on; without one it makes a
-figure of its own, to be had as `ax.figure` (`ax.figure.savefig("umap.png")`). matplotlib is loaded
-at the first call.
+Every function of arrays takes an optional `ax` and returns the Axes that it drew on; without one it makes a
+figure of its own, to be had as `ax.figure` (`ax.figure.savefig("umap.png")`). Figures of an
+evaluation have several panels and are returned whole. matplotlib is loaded at the first call.
 """
 
 from c2s.plots.confusion import confusion_matrix
 from c2s.plots.distances import distance_histogram
+from c2s.plots.evaluation import (
+    evaluation_bars,
+    evaluation_conditions,
+    evaluation_map,
+    nearest_training,
+)
 from c2s.plots.losses import loss_curves
 from c2s.plots.rank_expression import rank_expression
 from c2s.plots.reliability import reliability
@@ -18,8 +24,12 @@ __all__ = [
     "REAL",
     "confusion_matrix",
     "distance_histogram",
+    "evaluation_bars",
+    "evaluation_conditions",
+    "evaluation_map",
     "label_colours",
     "loss_curves",
+    "nearest_training",
     "rank_expression",
     "reliability",
     "umap_real_generated",

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from c2s.common.files import atomic_file
 from c2s.report import figures, view
+from c2s.report.templates import template
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -104,7 +103,7 @@ def render(results: DemoResults) -> str:
     InputError
         Arrays that belong together differ in shape.
     """
-    return _template().render(page=view.page(results), figures=figures.drawings(results))
+    return template("demo.html").render(page=view.page(results), figures=figures.drawings(results))
 
 
 def demo_overview(results: DemoResults) -> Figure:
@@ -115,18 +114,3 @@ def demo_overview(results: DemoResults) -> Figure:
     >>> demo_overview(results).savefig("demo.png", dpi=150)  # doctest: +SKIP
     """
     return figures.overview(results)
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    # StrictUndefined: a name that the template expects and `view` does not give is our defect.
-    environment = Environment(
-        loader=PackageLoader("c2s.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("demo.html")

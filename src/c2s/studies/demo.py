@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from dataclasses import replace
@@ -20,7 +19,7 @@ from c2s.cells.inverse import rank_points
 from c2s.cells.preprocess import log10_normalized
 from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.common.errors import C2SError, UsageError, warn
-from c2s.common.files import atomic_directory, refuse_foreign
+from c2s.common.files import atomic_directory, json_able, refuse_foreign
 from c2s.common.seeds import generator
 from c2s.evaluate.annotation import annotation_baselines, evaluate_annotation
 from c2s.evaluate.generation import GenerationResult, Space, evaluate_generation, independent_cells
@@ -133,7 +132,7 @@ def run_demo(
         metrics = dict(results.metrics)
         metrics["seconds"] = round(time.perf_counter() - started, 1)
         metrics["seconds_by_stage"] = {k: round(v, 1) for k, v in seconds.items()}
-        metrics = _json_able(metrics)
+        metrics = json_able(metrics)
         results = replace(results, metrics=metrics)
         write_report(folder / "report.html", results)
         demo_overview(results).savefig(folder / "overview.png", dpi=110)
@@ -312,14 +311,3 @@ def _notes() -> dict[str, dict[str, Any]]:
         name: {"description": m.description, "best": m.best, "ideal": m.ideal}
         for name, m in METRICS.items()
     }
-
-
-def _json_able(value: Any) -> Any:
-    """Return nested numbers as JSON can hold them: an undefined one (NaN) becomes None."""
-    if isinstance(value, dict):
-        return {str(k): _json_able(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_able(v) for v in value]
-    if isinstance(value, (np.floating, float)):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.integer) else value

@@ -61,12 +61,9 @@ class Columns(Config):
     )
 
 
-class TrainRecipe(Config):
-    """A training run on labelled cells, from random weights."""
+class TrainSettings(Config):
+    """What is trained and how: everything of a training run but the cells."""
 
-    data: str = Field(
-        description="Path of a data set with raw counts and labels, or 'pancreas', the packaged one."
-    )
     preset: str = Field("mini", description="Shape of the model; see `c2s.models.presets`.")
     top_k: int = Field(100, ge=1, description="Genes of a cell sentence.")
     min_cells: int = Field(
@@ -74,10 +71,6 @@ class TrainRecipe(Config):
         ge=1,
         description="A gene is in the vocabulary if it is among the top K of so many training cells.",
     )
-    split: tuple[float, float, float] = Field(
-        (0.7, 0.1, 0.2), description="Shares of train, val and test."
-    )
-    columns: Columns = Field(default_factory=Columns, description="Columns of obs to read.")
     tasks: dict[Literal["cell_type", "cond_cell"], TaskMix] = Field(
         min_length=1, description="Tasks to train on, with their weights and how cells are varied."
     )
@@ -100,6 +93,18 @@ class TrainRecipe(Config):
     views: int = Field(
         1, ge=1, description="Wordings and draws of ties that the demo averages in annotation."
     )
+
+
+class TrainRecipe(TrainSettings):
+    """A training run on labelled cells, from random weights."""
+
+    data: str = Field(
+        description="Path of a data set with raw counts and labels, or 'pancreas', the packaged one."
+    )
+    split: tuple[float, float, float] = Field(
+        (0.7, 0.1, 0.2), description="Shares of train, val and test."
+    )
+    columns: Columns = Field(default_factory=Columns, description="Columns of obs to read.")
     seed: int = Field(0, ge=0, description="Draws the split, weights, examples and ties.")
 
 
@@ -251,7 +256,6 @@ def prepare(adata: AnnData, recipe: TrainRecipe) -> PreparedCells:
     UsageError
         `obs` lacks the label column.
     """
-    matrix, var = expression(adata)
     labels = _column(adata, recipe.columns.cell_type)
     organism_column = recipe.columns.organism or ("organism" if "organism" in adata.obs else None)
     organism = (
@@ -259,24 +263,7 @@ def prepare(adata: AnnData, recipe: TrainRecipe) -> PreparedCells:
         if organism_column
         else np.full(adata.n_obs, "Homo sapiens", dtype=object)
     )
-    if not adata.obs_names.is_unique:
-        raise InputError(
-            "cell names occur more than once; call adata.obs_names_make_unique() first"
-        )
-    ids = adata.obs_names.to_numpy(dtype=object)
-    vocabulary = GeneVocabulary.from_var(var)
-    all_counts = sp.csr_matrix(matrix).astype(np.float32)
-    check_expression(all_counts, cell_ids=ids, gene_names=vocabulary.names, source="X")
-    if matrix_kind(all_counts) != "counts":
-        raise InputError(
-            "X does not hold whole counts; training ranks thinned counts, so put raw counts into X"
-        )
-    empty = np.flatnonzero(np.asarray(all_counts.sum(1)).ravel() == 0)
-    if len(empty):
-        raise InputError(
-            f"{len(empty):,} cells express nothing (first: {ids[empty[0]]!r}); "
-            "drop them with sc.pp.filter_cells(adata, min_genes=1)"
-        )
+    all_counts, vocabulary, ids = read_counts(adata)
     split = split_cells(labels, recipe.split, recipe.seed)
     train = np.flatnonzero(split == "train")
     top = rank_matrix(
@@ -306,6 +293,48 @@ def prepare(adata: AnnData, recipe: TrainRecipe) -> PreparedCells:
         split,
         inverse,
     )
+
+
+def read_counts(
+    adata: AnnData, layer: str | None = None
+) -> tuple[sp.csr_matrix, GeneVocabulary, np.ndarray]:
+    """Return checked raw counts, CSR float32 (n_cells, n_genes), the genes of the columns, and the names of the cells.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes.
+    layer
+        None for `X`, "raw" for `adata.raw`, else a layer.
+
+    Raises
+    ------
+    InputError
+        The matrix does not hold counts, names repeat, or cells without expression are among them.
+    UsageError
+        There is no such layer.
+    """
+    matrix, var = expression(adata, layer)
+    if not adata.obs_names.is_unique:
+        raise InputError(
+            "cell names occur more than once; call adata.obs_names_make_unique() first"
+        )
+    ids = adata.obs_names.to_numpy(dtype=object)
+    vocabulary = GeneVocabulary.from_var(var)
+    counts = sp.csr_matrix(matrix).astype(np.float32)
+    where = layer or "X"
+    check_expression(counts, cell_ids=ids, gene_names=vocabulary.names, source=where)
+    if matrix_kind(counts) != "counts":
+        raise InputError(
+            f"{where} does not hold whole counts; training ranks thinned counts, so put raw counts into {where}"
+        )
+    empty = np.flatnonzero(np.asarray(counts.sum(1)).ravel() == 0)
+    if len(empty):
+        raise InputError(
+            f"{len(empty):,} cells express nothing (first: {ids[empty[0]]!r}); "
+            "drop them with sc.pp.filter_cells(adata, min_genes=1)"
+        )
+    return counts, vocabulary, ids
 
 
 def _column(adata: AnnData, name: str) -> np.ndarray:
