@@ -68,7 +68,7 @@ def test_a_packaged_recipe_is_shown_and_runs_after_a_change(c2s, home):
     content = yaml.safe_load(out)
     code, _, _ = c2s("show", "pancreas-annotation", "--out", "shown.yaml")
     assert (home / "shown.yaml").read_text() == out
-    code, _, err = c2s("show", "pancreas-ood", "--out", "shown.yaml")
+    code, _, _ = c2s("show", "pancreas-ood", "--out", "shown.yaml")
     assert (code, (home / "shown.yaml").read_text()) == (2, out)
     content.update(data="cells.h5ad", baselines=["knn"], resamples=20)
     del content["train"]

@@ -398,8 +398,10 @@ def test_names_of_baselines_and_encoders_are_checked(cut):
         annotation.encoder_specs(recipe("annotation", baselines=["celltypists"]))
     with pytest.raises(UsageError, match="named twice"):
         annotation.encoder_specs(recipe("annotation", baselines=["knn", "knn"]))
-    study = recipe("annotation", baselines=["head:pca:20", "finetuned:pca:20", "knn"])
-    assert annotation.encoder_specs(study) == ["pca:20"]
+    study = recipe("annotation", baselines=["head:pca:20", "finetuned:scgpt:f", "head:scgpt:f"])
+    assert annotation.encoder_specs(study) == ["pca:20", "scgpt:f"]
+    with pytest.raises(UsageError, match="use head:pca:20"):
+        annotation.encoder_specs(recipe("annotation", baselines=["finetuned:pca:20"]))
     encoders = StudyEncoders(cells, "cpu", 0)
     with pytest.raises(UsageError, match="expected one of"):
         encoders.check(["umap:2"])

@@ -150,6 +150,11 @@ def evaluate(
     refuse_foreign(out, WRITTEN)
     if train is not None and split is not None:
         raise UsageError("give either --train or --split, not both")
+    if cell_eval and control is None:
+        raise UsageError(
+            "--cell-eval: cell-eval compares treated with control cells; say which they are, as "
+            "--control perturbation=control"
+        )
     columns = [name.strip() for name in by.split(",") if name.strip()]
     wanted = _wanted(min_cells or [])
     panel = None if genes is None else _gene_words(genes)

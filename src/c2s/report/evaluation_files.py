@@ -67,13 +67,9 @@ def write_evaluation(
     Raises
     ------
     UsageError
-        `out` holds something else; or cell-eval was asked for without control cells.
+        `out` holds something else; or cell-eval was asked for and the evaluation has no control cells.
     """
     refuse_foreign(Path(out), WRITTEN)
-    if cell_eval is not None and evaluation.facts["control"] is None:
-        raise UsageError(
-            "cell-eval compares treated with control cells; say which they are, as --control perturbation=control"
-        )
     with atomic_directory(out) as folder:
         evaluation.table.to_csv(folder / "table.csv", index=False)
         evaluation.left_out.to_csv(folder / "left_out.csv", index=False)

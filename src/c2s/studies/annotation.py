@@ -52,6 +52,7 @@ _PLAIN: dict[str, Callable[[int], AnnotationBaseline]] = {
     "celltypist": lambda _: CellTypistBaseline(),
 }
 _ON_ENCODERS = ("head", "finetuned")
+_TRAINABLE = ("scgpt", "geneformer")
 #: What a cell is called that a method gives no label.
 NO_LABEL = "(no label)"
 
@@ -69,6 +70,10 @@ def encoder_specs(settings: AnnotationSettings) -> list[str]:
     specs = []
     for name in settings.baselines:
         kind, _, spec = name.partition(":")
+        if kind == "finetuned" and spec.partition(":")[0] not in _TRAINABLE:
+            raise UsageError(
+                f"baselines: {name!r}: only {' and '.join(_TRAINABLE)} have a network to be trained; use head:{spec}"
+            )
         if kind in _ON_ENCODERS and spec:
             specs.append(spec)
         elif name not in _PLAIN:

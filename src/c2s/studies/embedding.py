@@ -86,6 +86,11 @@ def run_embedding(
         f"have. kNN accuracy, and k-means clusters (as many as types) against types: among the test cells. "
         "Intervals of ARI and NMI keep the clusters as they are.",
     ]
+    if model is not None and model.trained:
+        sentences.append(
+            "The model was trained on the labels of the training cells, by which embeddings are judged here; encoders "
+            "that saw no label are at a disadvantage."
+        )
     if not _has_donors(cells):
         sentences.append(
             "Whether donors mix cannot be said: the data have no two real donors among the test cells."

@@ -375,7 +375,7 @@ def _add(
         Section(f"Generation: {part}, all labels together ({spec})", [], together)
     )
     findings.facts.setdefault("encoders", {})[spec] = encoder
-    _picture(findings, part, spec, encoder)
+    _picture(findings, part, encoder)
 
 
 def _standings(results: Mapping[str, Evaluation]) -> list[str]:
@@ -466,7 +466,7 @@ def _table(results: Mapping[str, Evaluation], scope: str) -> list[list[str]]:
     return rows
 
 
-def _picture(findings: Findings, part: str, spec: str, encoder: str) -> None:
+def _picture(findings: Findings, part: str, encoder: str) -> None:
     """Draw the energy distance, which is fair with few cells; else the first metric of distributions there is."""
     for metric in ("energy_distance", "scfid", "mmd2", "wasserstein"):
         rows = [
@@ -476,7 +476,7 @@ def _picture(findings: Findings, part: str, spec: str, encoder: str) -> None:
             if r["method"] not in ("round_trip", "measured", "other_ties")
         ]
         if rows:
-            tail = f"{spec}" if part == TEST else f"{spec}-{part}"
+            tail = encoder if part == TEST else f"{encoder}-{part}"
             name = "".join(c if c.isalnum() else "-" for c in f"generation-{tail}")
             title = f"{MEASURES[metric].title}, mean over labels"
             findings.figures[name] = interval_figure(rows, title, MEASURES[metric].metric.ideal)
