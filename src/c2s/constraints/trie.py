@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from c2s.common.errors import InputError, UsageError
+from c2s.constraints import kernels
 
 
 class TokenState(Protocol):
@@ -42,6 +43,9 @@ class Constraint(Protocol):
 class TokenTrie:
     """The token sequences of a list of items as a tree in arrays; one sequence may be the start of another.
 
+    Nodes are numbered level by level, within a level in the order of their tokens, so the children of a node are
+    neighbours and row `r` of the children is node `r + 1`.
+
     Attributes
     ----------
     child_start : int64, shape (n_nodes + 1,)
@@ -54,6 +58,10 @@ class TokenTrie:
         The item that ends at a node, or −1.
     below : int64, shape (n_nodes,)
         Number of items that end at a node or below it.
+    order : int64, shape (n_items,)
+        The items in the order of their tokens.
+    first : int64, shape (n_nodes,)
+        The items at a node and below it are `order[first[v]:first[v] + below[v]]`.
     depth
         Number of tokens of the longest item.
 
@@ -64,40 +72,37 @@ class TokenTrie:
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
-        children: list[dict[int, int]] = [{}]
-        item_at, below, parent = [-1], [0], [-1]
-        for item, tokens in enumerate(sequences):
-            node = 0
-            below[0] += 1
-            for token in tokens:
-                child = children[node].get(int(token))
-                if child is None:
-                    child = len(children)
-                    children[node][int(token)] = child
-                    children.append({})
-                    item_at.append(-1)
-                    below.append(0)
-                    parent.append(node)
-                node = child
-                below[node] += 1
-            if node == 0:
-                raise InputError(f"item {item} of the trie has no tokens")
-            if item_at[node] >= 0:
-                raise InputError(
-                    f"items {item_at[node]} and {item} of the trie have the same tokens"
-                )
-            item_at[node] = item
-        self.child_start = np.concatenate([[0], np.cumsum([len(c) for c in children])]).astype(
-            np.int64
-        )
-        rows = [sorted(c.items()) for c in children]
-        self.child_token = np.array([t for row in rows for t, _ in row], dtype=np.int64)
-        self.child_node = np.array([v for row in rows for _, v in row], dtype=np.int64)
-        self.item_at = np.array(item_at, dtype=np.int64)
-        self.below = np.array(below, dtype=np.int64)
-        self.parent = np.array(parent, dtype=np.int64)
-        self.depth = max((len(s) for s in sequences), default=0)
-        self._children = children
+        rows = [tuple(map(int, tokens)) for tokens in sequences]
+        if () in rows:
+            raise InputError(f"item {rows.index(())} of the trie has no tokens")
+        self.order = np.array(sorted(range(len(rows)), key=rows.__getitem__), dtype=np.int64)
+        self.depth = max(map(len, rows), default=0)
+        lengths = np.array([len(rows[item]) for item in self.order], dtype=np.int64)
+        tokens = np.full((len(rows), self.depth), -1, dtype=np.int64)
+        inside = np.arange(self.depth) < lengths[:, None]
+        tokens[inside] = [token for item in self.order for token in rows[item]]
+
+        # A row makes a new node where it parts from the row before it, and at every token behind.
+        new = inside.copy()
+        new[1:] &= np.logical_or.accumulate(tokens[1:] != tokens[:-1], axis=1)
+        same = np.flatnonzero(~new.any(axis=1))
+        if len(same):
+            a, b = self.order[same[0] - 1], self.order[same[0]]
+            raise InputError(f"items {a} and {b} of the trie have the same tokens")
+        node = np.cumsum(new.T.ravel()).reshape(new.T.shape).T  # (n_items, depth), level by level
+        above = np.column_stack([np.zeros(len(rows), np.int64), node])[:, :-1]
+
+        n_nodes = 1 + int(new.sum())
+        self.child_token = tokens.T[new.T]
+        self.child_node = np.arange(1, n_nodes, dtype=np.int64)
+        self.parent = np.append(-1, above.T[new.T]).astype(np.int64)
+        n_children = np.bincount(self.parent[1:], minlength=n_nodes)
+        self.child_start = np.append(0, np.cumsum(n_children)).astype(np.int64)
+        self.below = np.bincount(node[inside], minlength=n_nodes).astype(np.int64)
+        self.below[0] = len(rows)
+        self.first = np.append(0, np.nonzero(new.T)[1]).astype(np.int64)
+        self.item_at = np.full(n_nodes, -1, dtype=np.int64)
+        self.item_at[node[np.arange(len(rows)), lengths - 1]] = self.order
 
     def tokens(self, node: int) -> np.ndarray:
         """Return the tokens that lead on from a node, ascending."""
@@ -105,7 +110,10 @@ class TokenTrie:
 
     def child(self, node: int, token: int) -> int:
         """Return the node behind a token, or −1."""
-        return self._children[node].get(token, -1)
+        tokens = self.tokens(node)
+        at = int(np.searchsorted(tokens, token))
+        found = at < len(tokens) and tokens[at] == token
+        return int(self.child_start[node]) + at + 1 if found else -1
 
 
 class GeneSentence:
@@ -119,6 +127,12 @@ class GeneSentence:
         How many genes the sentence has.
     end_token
         What ends it, the tokenizer's end of text.
+
+    Attributes
+    ----------
+    tokens : int64, shape (n_columns,)
+        All token ids that can ever be allowed, ascending. Engines that hold one number a token need only these;
+        the states count by *column*, the position in this list.
 
     Raises
     ------
@@ -143,6 +157,17 @@ class GeneSentence:
                 f"token {trie.child_token[unclear][0]} may go on with a gene or begin the next one;"
                 " genes must be tokenised with the space before them"
             )
+        self.tokens = np.unique(np.append(trie.child_token, end_token))
+        self.arrays = kernels.Trie(
+            child_start=trie.child_start,
+            column=np.searchsorted(self.tokens, trie.child_token),
+            parent=trie.parent,
+            item_at=trie.item_at,
+            below=trie.below,
+            order=trie.order,
+            first=trie.first,
+            end_column=int(np.searchsorted(self.tokens, end_token)),
+        )
 
     @property
     def max_tokens(self) -> int:
@@ -151,7 +176,18 @@ class GeneSentence:
 
     def start(self) -> GeneSentenceState:
         """Return the state before the first gene."""
-        return GeneSentenceState(self)
+        return GeneSentenceState(self, self.start_many(1), 0)
+
+    def start_many(self, n: int) -> kernels.States:
+        """Return the states of `n` sentences before their first genes, as arrays that the kernels work on."""
+        return kernels.States(
+            node=np.zeros(n, np.int64),
+            n_genes=np.zeros(n, np.int64),
+            n_tokens=np.zeros(n, np.int64),
+            genes=np.full((n, self.n_genes), -1, np.int32),
+            used=np.zeros((n, len(self.trie.parent)), np.int32),
+            taken=np.zeros((n, int(self.trie.below[0])), np.bool_),
+        )
 
 
 class GeneSentenceState:
@@ -159,83 +195,40 @@ class GeneSentenceState:
 
     A gene ends where its tokens end. If another gene begins with the same tokens (`IFI6` in `IFI6X`), the
     next token decides: one that goes on inside the trie, or one that begins a new gene or ends the text.
+
+    Parameters
+    ----------
+    constraint
+        What sentences may be.
+    states, row
+        The arrays of several sentences, and which of them this one is.
     """
 
-    def __init__(self, constraint: GeneSentence) -> None:
+    def __init__(self, constraint: GeneSentence, states: kernels.States, row: int) -> None:
         self.constraint = constraint
-        self.genes: list[int] = []
-        self.done = False
-        self._node = 0
-        # Genes used up at or below a node, and which children of a node are still open; made when needed.
-        self._used: dict[int, int] = {}
-        self._open: dict[int, np.ndarray] = {}
+        self._states, self._row = states, row
+
+    @property
+    def done(self) -> bool:
+        """Whether the sentence is complete."""
+        return bool(self._states.n_genes[self._row] == self.constraint.n_genes)
+
+    @property
+    def genes(self) -> list[int]:
+        """The genes so far, as items of the trie."""
+        n = self._states.n_genes[self._row]
+        return self._states.genes[self._row, :n].tolist()
 
     def allowed(self) -> np.ndarray:
-        """Return the token ids that may come next. int64, ascending within each part."""
-        inside = self._open_tokens(self._node)
-        if not self._may_end_here():
-            return inside
-        if len(self.genes) + 1 == self.constraint.n_genes:
-            return np.append(inside, self.constraint.end_token)
-        # The gene that would end here may not come again, so a subtree of which it is the rest is closed.
-        begin = self._open_tokens(0)
-        if len(path := self._exhausted_if_ended()):
-            begin = begin[begin != path[0]]
-        return np.concatenate([inside, begin])
+        """Return the token ids that may come next. int64, ascending."""
+        columns = np.empty(len(self.constraint.tokens), np.int64)
+        n = kernels.allowed(self.constraint.arrays, self._states, self._row, columns)
+        return self.constraint.tokens[columns[:n]]
 
     def advance(self, token: int) -> None:
         """Take the next token."""
-        trie = self.constraint.trie
-        child = trie.child(self._node, token)
-        if self._node and child >= 0 and not self._is_open(child):
-            child = -1
-        if child < 0:
-            self._end_gene()
-            if len(self.genes) == self.constraint.n_genes:
-                self.done = True
-                return
-            child = trie.child(0, token)
-        self._node = child
-        if trie.child_start[child] == trie.child_start[child + 1] or not len(
-            self._open_tokens(child)
-        ):
-            self._end_gene()
-            self.done = len(self.genes) == self.constraint.n_genes
-
-    def _may_end_here(self) -> bool:
-        item = self.constraint.trie.item_at[self._node]
-        return bool(item >= 0 and item not in self.genes)
-
-    def _open_tokens(self, node: int) -> np.ndarray:
-        tokens = self.constraint.trie.tokens(node)
-        return tokens[self._open[node]] if node in self._open else tokens
-
-    def _is_open(self, child: int) -> bool:
-        return self._used.get(child, 0) < self.constraint.trie.below[child]
-
-    def _exhausted_if_ended(self) -> list[int]:
-        """Return [token] of the root's child that would be closed if the gene ended here, else []."""
-        trie, node = self.constraint.trie, self._node
-        while trie.parent[node] != 0:
-            node = trie.parent[node]
-        if self._used.get(node, 0) + 1 < trie.below[node]:
-            return []
-        row = np.flatnonzero(trie.child_node[trie.child_start[0] : trie.child_start[1]] == node)[0]
-        return [int(trie.tokens(0)[row])]
-
-    def _end_gene(self) -> None:
-        trie, node = self.constraint.trie, self._node
-        self.genes.append(int(trie.item_at[node]))
-        while node > 0:
-            self._used[node] = self._used.get(node, 0) + 1
-            parent = int(trie.parent[node])
-            if self._used[node] == trie.below[node]:
-                low, high = trie.child_start[parent], trie.child_start[parent + 1]
-                if parent not in self._open:
-                    self._open[parent] = np.ones(high - low, dtype=bool)
-                self._open[parent][np.flatnonzero(trie.child_node[low:high] == node)[0]] = False
-            node = parent
-        self._node = 0
+        column = int(np.searchsorted(self.constraint.tokens, token))
+        kernels.advance(self.constraint.arrays, self._states, self._row, column)
 
 
 class OneOf:
