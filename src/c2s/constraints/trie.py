@@ -62,6 +62,8 @@ class TokenTrie:
         The items in the order of their tokens.
     first : int64, shape (n_nodes,)
         The items at a node and below it are `order[first[v]:first[v] + below[v]]`.
+    lengths : int64, shape (n_items,)
+        Number of tokens of the items, in this order.
     depth
         Number of tokens of the longest item.
 
@@ -78,6 +80,7 @@ class TokenTrie:
         self.order = np.array(sorted(range(len(rows)), key=rows.__getitem__), dtype=np.int64)
         self.depth = max(map(len, rows), default=0)
         lengths = np.array([len(rows[item]) for item in self.order], dtype=np.int64)
+        self.lengths = lengths
         tokens = np.full((len(rows), self.depth), -1, dtype=np.int64)
         inside = np.arange(self.depth) < lengths[:, None]
         tokens[inside] = [token for item in self.order for token in rows[item]]
@@ -127,6 +130,8 @@ class GeneSentence:
         How many genes the sentence has.
     end_token
         What ends it, the tokenizer's end of text.
+    frequencies : float array, shape (n_items,), optional
+        How often each gene is found in sentences, in any unit. It decides nothing; engines guess from it.
 
     Attributes
     ----------
@@ -137,19 +142,33 @@ class GeneSentence:
     Raises
     ------
     UsageError
-        More genes are asked for than the trie holds.
+        More genes are asked for than the trie holds, or the frequencies are not one number a gene, none below 0.
     InputError
         A token that follows a whole gene may go on with a longer gene or begin another, so that
         what was written could not be told apart. No tokenizer that can be undone does this: behind
         a gene a new one begins with a space.
     """
 
-    def __init__(self, trie: TokenTrie, n_genes: int, end_token: int) -> None:
+    def __init__(
+        self,
+        trie: TokenTrie,
+        n_genes: int,
+        end_token: int,
+        frequencies: np.ndarray | None = None,
+    ) -> None:
         if not 1 <= n_genes <= trie.below[0]:
             raise UsageError(
                 f"a sentence of {n_genes:,} genes, none twice, cannot be made of {trie.below[0]:,} genes"
             )
+        if frequencies is not None:
+            frequencies = np.asarray(frequencies, dtype=np.float64)
+            if frequencies.shape != trie.order.shape or not (frequencies >= 0).all():
+                raise UsageError(
+                    f"frequencies have shape {frequencies.shape}; they are one number, not below 0, for each of"
+                    f" {trie.below[0]:,} genes"
+                )
         self.trie, self.n_genes, self.end_token = trie, n_genes, end_token
+        self.frequencies = frequencies
         ends_above = np.repeat(trie.item_at >= 0, np.diff(trie.child_start))
         unclear = ends_above & np.isin(trie.child_token, [*trie.tokens(0), end_token])
         if unclear.any():
@@ -171,8 +190,9 @@ class GeneSentence:
 
     @property
     def max_tokens(self) -> int:
-        """Longest possible answer in tokens."""
-        return self.n_genes * self.trie.depth + 1
+        """Longest possible answer in tokens: that of the genes with the most tokens."""
+        longest = np.sort(self.trie.lengths)[-self.n_genes :]
+        return int(longest.sum()) + 1
 
     def start(self) -> GeneSentenceState:
         """Return the state before the first gene."""

@@ -7,14 +7,17 @@ engine knows token ids and constraints, nothing of genes, labels or AnnData.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from c2s.common.errors import UsageError
-from c2s.common.seeds import cell_keys, mix64
-from c2s.constraints.trie import Constraint, TokenState
+from c2s.common.seeds import cell_keys
+from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
+from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
+from c2s.decoding.sampling import Sampling, choose
+
+__all__ = ["Engine", "Sampling", "TransformersEngine", "choose"]
 
 if TYPE_CHECKING:
     import torch
@@ -23,35 +26,10 @@ if TYPE_CHECKING:
 
 #: Called with the number of prompts that were just finished.
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn from what the constraint allows.
-
-    Attributes
-    ----------
-    temperature
-        Divides the logits; 0 takes the most probable token.
-    top_k, top_p
-        Keep only the most probable tokens: at most so many, or the fewest that reach this probability.
-        0 and 1 keep all. The public tutorials use 50 and 0.95 (SPEC §6); a constraint needs neither.
-    seed
-        With the position of a prompt in the request it decides every draw, whatever the batch size.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UsageError(f"temperature={self.temperature} is below 0")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p={self.top_p} is outside (0, 1]")
-        if self.top_k < 0:
-            raise UsageError(f"top_k={self.top_k} is below 0")
+#: Finishes an answer to each prompt of a batch, given the keys of their draws.
+Writer = Callable[[list[np.ndarray], np.ndarray], list[TokenState]]
+#: Most tokens that are guessed at once; few genes go on for longer.
+DEFAULT_GUESSES = 4
 
 
 #: Bytes of keys and values that copies of a prompt for its answers may take.
@@ -91,14 +69,28 @@ class TransformersEngine:
         Network and tokenizer.
     batch_size
         Prompts in a batch; by default as many as hold about 16,000 tokens on a CPU, 64,000 on a GPU.
+    guesses
+        How many tokens of a gene are guessed at most and checked in one pass, where a gene is several tokens.
+        It changes how long generation takes, not what is generated. 0 guesses none.
+
+    Attributes
+    ----------
+    passes : Passes
+        What the latest `generate` of cell sentences took.
     """
 
-    def __init__(self, model: Model, batch_size: int | None = None) -> None:
+    def __init__(
+        self, model: Model, batch_size: int | None = None, guesses: int = DEFAULT_GUESSES
+    ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible; it is at least 1")
+        if guesses < 0:
+            raise UsageError(f"guesses={guesses} is below 0")
         self.network = model.network
         self.pad_id = model.tokenizer.pad_id
         self.batch_size = batch_size
+        self.guesses = guesses
+        self.passes = Passes()
 
     def generate(
         self,
@@ -121,52 +113,40 @@ class TransformersEngine:
         """
         import torch
 
-        states: list[TokenState] = [constraint.start() for _ in prompts]
+        finished: list[TokenState | None] = [None] * len(prompts)
         keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
         self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
+        write = self._writer(constraint, sampling)
         for rows in self._batches(prompts, extra=constraint.max_tokens):
             with torch.inference_mode():
-                self._generate_batch(
-                    [prompts[i] for i in rows], [states[i] for i in rows], keys[rows], sampling
-                )
+                states = write([prompts[i] for i in rows], keys[rows])
+            for row, state in zip(rows, states, strict=True):
+                finished[row] = state
             if progress:
                 progress(len(rows))
-        return states
+        return [state for state in finished if state is not None]
 
-    def _generate_batch(
-        self,
-        prompts: list[np.ndarray],
-        states: list[TokenState],
-        keys: np.ndarray,
-        sampling: Sampling,
-    ) -> None:
-        import torch
+    def _writer(self, constraint: Constraint, sampling: Sampling) -> Writer:
+        """Return what finishes the answers of a batch: compiled for cell sentences, for others a token a pass."""
+        from c2s.decoding.slots import takes_slots
 
-        ids, mask = self._left_padded(prompts)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache, step = None, 0
-        while not all(state.done for state in states):
-            out = self.network(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            )  # fmt: skip
-            cache = out.past_key_values
-            logits = out.logits[:, -1].float()
-            allowed = np.zeros(logits.shape, dtype=bool)
-            for row, state in enumerate(states):
-                if state.done:
-                    allowed[row, self.pad_id] = True
-                else:
-                    allowed[row, state.allowed()] = True
-            logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
-            chosen = choose(logits, sampling, _uniforms(keys, step))
-            for state, token in zip(states, chosen.tolist(), strict=True):
-                if not state.done:
-                    state.advance(token)
-            ids = chosen[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(states), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-            step += 1
+        if isinstance(constraint, GeneSentence) and takes_slots(self.network):
+            writer = SentenceWriter(self.network, constraint, sampling, self.guesses)
+            self.passes = writer.passes
+
+            def write(prompts: list[np.ndarray], keys: np.ndarray) -> list[TokenState]:
+                states = writer.write(prompts, keys)
+                return [GeneSentenceState(constraint, states, row) for row in range(len(prompts))]
+
+            return write
+
+        def write_plainly(prompts: list[np.ndarray], keys: np.ndarray) -> list[TokenState]:
+            states = [constraint.start() for _ in prompts]
+            ids, mask = self._left_padded(prompts)
+            write_token_by_token(self.network, ids, mask, states, keys, sampling, self.pad_id)
+            return states
+
+        return write_plainly
 
     def score(
         self,
@@ -310,47 +290,3 @@ class TransformersEngine:
                 f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
                 "ask for fewer genes (top_k)"
             )
-
-
-def choose(logits: torch.Tensor, sampling: Sampling, uniforms: np.ndarray) -> torch.Tensor:
-    """Draw one token a row by inverting the cumulative distribution at given uniform numbers.
-
-    Parameters
-    ----------
-    logits : float tensor, shape (batch, vocabulary)
-        −inf where a token is not allowed.
-    sampling
-        Temperature, top-k, top-p.
-    uniforms : float64 array, shape (batch,)
-        In [0, 1).
-
-    Returns
-    -------
-    int64 tensor, shape (batch,)
-    """
-    import torch
-
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    logits = logits.double() / sampling.temperature
-    if sampling.top_k and sampling.top_k < logits.shape[-1]:
-        lowest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < lowest, -torch.inf)
-    probabilities = logits.softmax(-1)
-    if sampling.top_p < 1:
-        ordered, which = probabilities.sort(dim=-1, descending=True)
-        # A token stays if those before it have not yet reached top_p.
-        ordered = ordered * (ordered.cumsum(-1) - ordered < sampling.top_p)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, which, ordered)
-    cumulative = probabilities.cumsum(-1)
-    at = torch.as_tensor(uniforms, device=logits.device)[:, None] * cumulative[:, -1:]
-    # The first token whose cumulative probability exceeds the draw; one of probability 0 never does so first.
-    return (cumulative <= at).sum(-1).clamp(max=logits.shape[-1] - 1)
-
-
-def _uniforms(keys: np.ndarray, step: int) -> np.ndarray:
-    """Return one uniform number in [0, 1) per sequence for a step, from hashes of (sequence, step)."""
-    # Reduced by Python: NumPy warns where the product of two scalars overflows.
-    offset = np.uint64((step + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    bits = mix64(keys + offset)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
