@@ -30,8 +30,6 @@ Progress = Callable[[int], None]
 Writer = Callable[[list[np.ndarray], np.ndarray], list[TokenState]]
 #: Most tokens that are guessed at once; few genes go on for longer.
 DEFAULT_GUESSES = 4
-
-
 #: Bytes of keys and values that copies of a prompt for its answers may take.
 _CACHE_BUDGET = 1 << 30
 
@@ -128,9 +126,7 @@ class TransformersEngine:
 
     def _writer(self, constraint: Constraint, sampling: Sampling) -> Writer:
         """Return what finishes the answers of a batch: compiled for cell sentences, for others a token a pass."""
-        from c2s.decoding.slots import takes_slots
-
-        if isinstance(constraint, GeneSentence) and takes_slots(self.network):
+        if isinstance(constraint, GeneSentence):
             writer = SentenceWriter(self.network, constraint, sampling, self.guesses)
             self.passes = writer.passes
 

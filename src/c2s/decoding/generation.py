@@ -2,11 +2,11 @@
 
 **Guesses.** In "text" mode a gene is three or four tokens, and a pass through the network for each is most of the cost
 of a cell. So the rest of the gene is guessed, all of it is fed in one pass, and the network says at every place what it
-would have drawn. What is drawn there depends on the logits and on a number that belongs to (seed, sequence, step), so
+would have drawn. What is drawn there depends on the logits and on numbers that belong to (seed, sequence, step), so
 the tokens are the very tokens that would have come without guesses: a guess is kept while it is what is drawn, and the
 first token that differs is taken in its stead. Guesses change how many passes are needed, never what is written.
 
-A guess is good because it uses the same number: it is what a model that knows nothing but frequencies would have
+A guess is good because it uses the same numbers: it is what a model that knows nothing but frequencies would have
 drawn. Where the network is as undecided as the frequencies are (which of forty `RPL` genes), both draw the same; the
 most frequent one would be right once in forty times. Frequencies are counted from what is written, by stretches of
 the sentence, on top of those of the training cells where the constraint has them.
@@ -15,7 +15,7 @@ the sentence, on top of those of the training cells where the constraint has the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from c2s.constraints.kernels import States
 
 #: Genes of a stretch of a sentence, for which frequencies are counted together.
-_STRETCH = 8
+_STRETCH = 16
 #: How much less a gene counts one stretch away.
 _NEAR = 0.7
 #: What the frequencies of training cells weigh, in sentences that were generated.
-_PRIOR_SENTENCES = 20.0
+_PRIOR_SENTENCES = 80.0
 #: Every gene counts as if it had been seen so often, so that none is impossible.
 _UNSEEN = 0.01
 #: Finished sentences leave the batch when so much of it is left.
@@ -65,7 +65,7 @@ class Passes:
 
 
 class SentenceWriter:
-    """Writes cell sentences with a network that `takes_slots`.
+    """Writes cell sentences.
 
     Parameters
     ----------
@@ -76,7 +76,8 @@ class SentenceWriter:
     sampling
         How tokens are drawn.
     guesses
-        How many tokens are guessed at most in one pass; 0 guesses none.
+        How many tokens are guessed at most in one pass; 0 guesses none. A network that cannot take tokens back
+        (`slots.takes_slots`) gets none.
 
     Attributes
     ----------
@@ -87,11 +88,12 @@ class SentenceWriter:
     def __init__(
         self, network: PreTrainedModel, constraint: GeneSentence, sampling: Sampling, guesses: int
     ) -> None:
-        from c2s.decoding.slots import SlotNetwork
+        from c2s.decoding.slots import SlotNetwork, SteadyNetwork, takes_slots
 
-        self.network = SlotNetwork(network, constraint.tokens)
+        slots = takes_slots(network)
+        self.network: Any = (SlotNetwork if slots else SteadyNetwork)(network, constraint.tokens)
         self.constraint, self.sampling = constraint, sampling
-        self.guesses = min(guesses, constraint.trie.depth - 1)
+        self.guesses = min(guesses, constraint.trie.depth - 1) if slots else 0
         self.passes = Passes()
         self.counts = first_counts(constraint)
 
@@ -110,8 +112,6 @@ class SentenceWriter:
         States
             The finished sentences, in the order of the prompts.
         """
-        from c2s.decoding.slots import SlotCache
-
         n = len(prompts)
         states = self.constraint.start_many(n)
         lengths = np.array([len(p) for p in prompts], dtype=np.int64)
@@ -119,7 +119,7 @@ class SentenceWriter:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
         last = np.arange(ids.shape[1]) == lengths[:, None] - 1
-        cache = SlotCache()
+        cache = self.network.new_cache()
         logits = self.network.logits(ids, lengths, np.zeros(n, np.int64), cache, last)
 
         rows, fed = np.arange(n), np.empty((n, 1 + self.guesses), np.int64)

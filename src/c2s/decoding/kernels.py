@@ -19,19 +19,47 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 @njit(cache=True, nogil=True)
 def uniform_number(key, step):  # type: ignore[no-untyped-def]
     """Return the number in [0, 1) of a sequence's key and a step."""
-    bits = key + np.uint64(step + 1) * _STEP
-    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
-    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
-    bits ^= bits >> np.uint64(31)
-    return np.float64(bits >> np.uint64(11)) * 2.0**-53
+    return np.float64(_mixed(key, step) >> np.uint64(11)) * 2.0**-53
 
 
 @njit(cache=True, nogil=True)
-def choose_column(logits, columns, n, temperature, top_k, top_p, uniform, weights):  # type: ignore[no-untyped-def]
-    """Return the one of the first `n` columns that `c2s.decoding.sampling.choose` takes.
+def waiting_time(key, step, column):  # type: ignore[no-untyped-def]
+    """Return the number of a key, a step and a column, exponentially distributed with mean 1."""
+    bits = _mixed(_mixed(key, step), column)
+    return -np.log((np.float64(bits >> np.uint64(11)) + 0.5) * 2.0**-53)
 
-    `weights` is room for as many numbers as there are columns.
+
+@njit(cache=True, nogil=True)
+def _mixed(key, counter):  # type: ignore[no-untyped-def]
+    bits = key + np.uint64(counter + 1) * _STEP
+    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
+    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    return bits ^ (bits >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def choose_column(  # type: ignore[no-untyped-def]
+    logits, columns, n, temperature, top_k, top_p, key, step, inside, weights
+):
+    """Draw one of the first `n` columns; probabilities are those of `c2s.decoding.sampling.choose`.
+
+    At the start of a gene the draw is that of `choose` too. Inside a gene each token has a waiting time, divided by its
+    probability, and the shortest is taken, which is the same distribution (Gumbel-max). There, another distribution
+    that is not far away draws mostly the same token from the same numbers; that is what guesses live on.
+
+    Parameters
+    ----------
+    logits : float32, (n_columns,)
+    columns : int64, (n or more,)
+    key, step
+        Of the draw.
+    inside : bool
+        Whether a gene is being written.
+    weights : float64, (n or more,)
+        Room to work in.
     """
+    if n == 1:
+        return columns[0]
     best = 0
     for i in range(1, n):
         if logits[columns[i]] > logits[columns[best]]:
@@ -45,15 +73,26 @@ def choose_column(logits, columns, n, temperature, top_k, top_p, uniform, weight
         _keep_top_k(weights[:n], top_k)
     if top_p < 1:
         _keep_top_p(weights[:n], top_p)
-    total = 0.0
-    for i in range(n):
-        total += weights[i]
-    at, reached = uniform * total, 0.0
+    if inside:
+        return columns[_first_to_come(weights, columns, n, key, step)]
+    at, reached = uniform_number(key, step) * weights[:n].sum(), 0.0
     for i in range(n):
         reached += weights[i]
         if reached > at:
             return columns[i]
     return columns[best]  # only where rounding has left the sum behind the draw
+
+
+@njit(cache=True, nogil=True)
+def _first_to_come(weights, columns, n, key, step):  # type: ignore[no-untyped-def]
+    """Return which of the first `n` has the shortest waiting time for its weight."""
+    first, shortest = 0, np.inf
+    for i in range(n):
+        if weights[i] > 0:
+            wait = waiting_time(key, step, columns[i]) / weights[i]
+            if wait < shortest:
+                first, shortest = i, wait
+    return first
 
 
 @njit(cache=True, nogil=True)
@@ -109,10 +148,10 @@ def take(  # type: ignore[no-untyped-def]
         row, j = rows[i], 0
         while True:
             n = constraint.allowed(trie, states, row, columns)
-            uniform = uniform_number(keys[i], states.n_tokens[row])
             column = choose_column(
-                logits[first_logits[i] + j], columns, n, temperature, top_k, top_p, uniform, weights
-            )
+                logits[first_logits[i] + j], columns, n, temperature, top_k, top_p,
+                keys[i], states.n_tokens[row], states.node[row] > 0, weights,
+            )  # fmt: skip
             constraint.advance(trie, states, row, column)
             j += 1
             done = states.n_genes[row] == states.genes.shape[1]
@@ -126,7 +165,7 @@ def take(  # type: ignore[no-untyped-def]
 def guess(trie, states, rows, keys, counts, width, greedy, fed, n_fed) -> None:  # type: ignore[no-untyped-def]
     """Guess how the gene goes on that each row is writing, up to its end or as far as `fed` goes.
 
-    A guess is what would be drawn, with the very number that the draw will use, if genes that are still open were
+    A guess is what would be drawn, with the very numbers that the draw will use, if genes that are still open were
     as probable as they were frequent.
 
     Parameters
@@ -150,8 +189,9 @@ def guess(trie, states, rows, keys, counts, width, greedy, fed, n_fed) -> None: 
         stretch = min(states.n_genes[row] // width, counts.shape[0] - 1)
         node, step, n = states.node[row], states.n_tokens[row], 1
         while node > 0 and n < fed.shape[1]:
-            uniform = uniform_number(keys[i], step)
-            node = _guessed_child(trie, states.taken[row], counts[stretch], node, uniform, greedy)
+            node = _guessed_child(
+                trie, states.taken[row], counts[stretch], node, keys[i], step, greedy
+            )
             if node < 0:
                 break
             fed[i, n] = trie.column[node - 1]
@@ -161,27 +201,20 @@ def guess(trie, states, rows, keys, counts, width, greedy, fed, n_fed) -> None: 
 
 
 @njit(cache=True, nogil=True)
-def _guessed_child(trie, taken, counts, node, uniform, greedy):  # type: ignore[no-untyped-def]
+def _guessed_child(trie, taken, counts, node, key, step, greedy):  # type: ignore[no-untyped-def]
     """Return the child that a gene is expected to go on with, −1 if it is expected to end."""
-    first, last = trie.child_start[node] + 1, trie.child_start[node + 1] + 1
-    total, most, likeliest = 0.0, 0.0, -1
-    for child in range(first, last):
-        weight = _open_weight(trie, taken, counts, child)
-        total += weight
-        if weight > most:
-            most, likeliest = weight, child
     item = trie.item_at[node]
-    ends = counts[item] if item >= 0 and not taken[item] else 0.0
-    if total <= ends:
-        return -1
-    if greedy:
-        return likeliest if most > ends else -1
-    reached = 0.0
-    for child in range(first, last):
-        reached += _open_weight(trie, taken, counts, child)
-        if reached > uniform * total:
-            return child
-    return likeliest
+    guessed, shortest = -1, np.inf
+    if item >= 0 and not taken[item] and counts[item] > 0:
+        # The end is any of the tokens that begin a gene; their waiting times are not looked at, but the median is.
+        shortest = (1.0 if greedy else np.log(2.0)) / counts[item]
+    for child in range(trie.child_start[node] + 1, trie.child_start[node + 1] + 1):
+        weight = _open_weight(trie, taken, counts, child)
+        if weight > 0:
+            wait = 1.0 if greedy else waiting_time(key, step, trie.column[child - 1])
+            if wait / weight < shortest:
+                guessed, shortest = child, wait / weight
+    return guessed
 
 
 @njit(cache=True, nogil=True)

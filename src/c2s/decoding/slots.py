@@ -1,7 +1,10 @@
 """Passes through a network in which every sequence of a batch stands at its own place.
 
 Keys and values are kept in *slots*: slot `p` of a row belongs to its token at position `p`. A row's tokens that turn
-out not to be wanted are forgotten by going on at their slots; nothing is moved, and no row waits for another.
+out not to be wanted are forgotten by going on at their slots; nothing is moved, and no row waits for another. A
+sliding window is a mask, so Gemma-2 takes back tokens like any other network.
+
+`SteadyNetwork` is for networks that are not known to work so, with their own cache and one token of each row a pass.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ _MORE_SLOTS = 128
 
 
 def takes_slots(network: PreTrainedModel) -> bool:
-    """Whether `SlotNetwork` can run a network; others go through their own cache, a token a pass."""
+    """Whether `SlotNetwork` can run a network; others are a `SteadyNetwork`."""
     return (
         network.config.model_type in _KNOWN
         and network.config._attn_implementation in _MASKED_ATTENTION
@@ -114,6 +117,10 @@ class SlotNetwork:
             network.config.sliding_window if "sliding_attention" in kinds else None
         )
 
+    def new_cache(self) -> SlotCache:
+        """Return an empty cache."""
+        return SlotCache()
+
     def logits(
         self, ids: np.ndarray, n_fed: np.ndarray, lengths: np.ndarray, cache: SlotCache, wanted: np.ndarray
     ) -> np.ndarray:  # fmt: skip
@@ -168,3 +175,62 @@ class SlotNetwork:
         dtype = self.network.dtype
         zero = torch.zeros((), dtype=dtype, device=self.device)
         return torch.where(seen, zero, torch.finfo(dtype).min)
+
+
+class SteadyCache:
+    """A network's own cache, and where its rows, filled up on the left, have tokens.
+
+    Attributes
+    ----------
+    past : transformers.Cache or None
+        None before the prompts.
+    mask : int64 tensor, shape (n_rows, length)
+    """
+
+    def __init__(self) -> None:
+        self.past: Any = None
+        self.mask = torch.empty(0)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Forget all rows but these."""
+        self.past.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+
+class SteadyNetwork:
+    """Any causal language model; behind the prompts every row is fed one token a pass, and none is taken back.
+
+    Parameters
+    ----------
+    network, tokens
+        As for `SlotNetwork`.
+    """
+
+    def __init__(self, network: PreTrainedModel, tokens: np.ndarray) -> None:
+        self.network = network
+        self.device = network.device
+        self._columns = torch.from_numpy(tokens).to(self.device)
+
+    def new_cache(self) -> SteadyCache:
+        """Return an empty cache."""
+        return SteadyCache()
+
+    def logits(
+        self, ids: np.ndarray, n_fed: np.ndarray, lengths: np.ndarray, cache: SteadyCache, wanted: np.ndarray
+    ) -> np.ndarray:  # fmt: skip
+        """Feed prompts, then one token of each row at a time; parameters and result are those of `SlotNetwork`.
+
+        A row's last token is the only one whose logits can be wanted.
+        """
+        at = np.arange(ids.shape[1]) - (ids.shape[1] - n_fed)[:, None]  # filled up on the left
+        fed = torch.from_numpy(np.take_along_axis(ids, np.maximum(at, 0), 1)).to(self.device)
+        new = torch.from_numpy((at >= 0).astype(np.int64)).to(self.device)
+        cache.mask = new if cache.past is None else torch.cat([cache.mask, new], dim=1)
+        positions = torch.from_numpy(np.maximum(at, 0) + lengths[:, None]).to(self.device)
+        out = self.network(
+            input_ids=fed, attention_mask=cache.mask, position_ids=positions, past_key_values=cache.past,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        cache.past = out.past_key_values
+        rows = torch.from_numpy(wanted.any(1)).to(self.device)
+        return out.logits[rows, -1][:, self._columns].float().cpu().numpy()
