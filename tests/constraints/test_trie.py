@@ -220,6 +220,8 @@ def test_trie_arrays(sequences):
     assert len(trie.item_at) == len(trie.below) == len(trie.parent) == len(prefixes)
     assert len(trie.child_token) == len(trie.child_node) == len(prefixes) - 1
     assert trie.depth == max(map(len, sequences), default=0)
+    assert [sequences[item] for item in trie.order] == sorted(sequences)
+    assert trie.lengths.tolist() == [len(s) for s in sorted(sequences)]
     for prefix in prefixes:
         node = 0
         for token in prefix:
@@ -227,12 +229,27 @@ def test_trie_arrays(sequences):
             assert trie.parent[node] == parent
         under = [s for s in sequences if s[: len(prefix)] == prefix]
         assert trie.below[node] == len(under)
+        items = trie.order[trie.first[node] : trie.first[node] + trie.below[node]]
+        assert [sequences[item] for item in items] == sorted(under)
         item = sequences.index(prefix) if prefix in sequences else -1
         assert trie.item_at[node] == item
         following = sorted({s[len(prefix)] for s in under if len(s) > len(prefix)})
         assert trie.tokens(node).tolist() == following
         assert trie.child(node, 99) == -1
     assert trie.parent[0] == -1
+
+
+def test_the_longest_and_the_usual_sentence():
+    constraint = GeneSentence(TokenTrie([[1, 11, 12], [2], [1, 11], [3]]), 2, END)
+    assert constraint.max_tokens == 3 + 2 + 1
+    assert constraint.usual_tokens == 4  # 2 genes of 7 / 4 tokens
+    assert constraint.tokens.tolist() == [END, 1, 2, 3, 11, 12]
+
+
+@pytest.mark.parametrize("frequencies", [[1, 2], [1, 2, -1, 0], [1, 2, np.nan, 0]])
+def test_frequencies_are_one_number_a_gene(frequencies):
+    with pytest.raises(UsageError, match="one number, not below 0, for each of 4 genes"):
+        GeneSentence(TokenTrie(TINY["one token a gene"]), 2, END, np.array(frequencies))
 
 
 # --- one of a list ------------------------------------------------------------------------------

@@ -284,6 +284,10 @@ class TestPasses:
         passes = [write(model, prompts, c, Sampling(seed=6))[1].passes for c in (plain, guided)]
         assert passes[1] < passes[0]
 
+    def test_a_cpu_guesses_two_tokens_by_default(self, make_tokenizer, make_model):
+        model = make_model(make_tokenizer(GENES, "text"))
+        assert TransformersEngine(model).guesses == 2
+
     def test_fewer_than_no_guesses_are_refused(self, make_tokenizer, make_model):
         with pytest.raises(UsageError, match="guesses=-1 is below 0"):
             TransformersEngine(make_model(make_tokenizer(GENES, "genes")), guesses=-1)

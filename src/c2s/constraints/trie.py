@@ -194,6 +194,11 @@ class GeneSentence:
         longest = np.sort(self.trie.lengths)[-self.n_genes :]
         return int(longest.sum()) + 1
 
+    @property
+    def usual_tokens(self) -> int:
+        """Tokens of a sentence of genes of average length."""
+        return int(np.ceil(self.n_genes * self.trie.lengths.mean()))
+
     def start(self) -> GeneSentenceState:
         """Return the state before the first gene."""
         return GeneSentenceState(self, self.start_many(1), 0)
