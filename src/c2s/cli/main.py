@@ -619,8 +619,8 @@ def _say(as_json: bool, facts: dict[str, Any], text: str) -> None:
 def _add_groups() -> None:
     """Add the commands that have commands of their own."""
     from c2s.cli.corpus import app as corpus
-    from c2s.cli.study import app as study
     from c2s.cli.evaluate import compare, evaluate
+    from c2s.cli.study import app as study
 
     app.command()(evaluate)
     app.command()(compare)

@@ -48,7 +48,6 @@ def check_generation(
     chosen_measures(settings.metrics, has_control)
     if len(set(settings.generators)) < len(settings.generators):
         raise UsageError(f"generators: one is named twice: {', '.join(settings.generators)}")
-    # What is fitted for a comparison is fitted on cells after the round trip, so it is not the same as for others.
     encoders.check(settings.encoders)
     if "scvi" in settings.generators:
         encoders.check(["scvi"])
