@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
 
     from c2s.cells.inverse import RankExpressionModel
     from c2s.evaluate.result import Evaluation
+
+
+#: Candidates that tell about the round trip: not in the tables of the terminal.
+_ASIDE = ("round_trip", "measured")
 
 
 def evaluate(
@@ -206,11 +209,11 @@ def compare(
         raise UsageError(f"--scope: found {scope!r}, expected mean or together")
     if out is not None and out.suffix != ".csv":
         raise UsageError(f"--out {out}: must end in .csv")
+    if len(folders) < 2:
+        raise UsageError(f"found only {folders[0]}, expected two or more folders of c2s evaluate")
     named: dict[str, Evaluation] = {}
     for text in folders:
-        name, given, folder = text.partition("=")
-        path = Path(folder if given else text)
-        name = name if given else path.resolve().name
+        name, path = _named_folder(text)
         if name in named:
             raise UsageError(f"two evaluations are called {name!r}; name them, as NAME=FOLDER")
         named[name] = Evaluation.read(path)
@@ -222,6 +225,22 @@ def compare(
         print(json.dumps(json_able(table.to_dict("records"))))
     else:
         _show_comparison(table, list(named))
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    """Read FOLDER or NAME=FOLDER; a folder may have "=" in its name."""
+    from c2s.evaluate.measuring import CANDIDATES
+
+    name, found, folder = text.partition("=")
+    if not found or Path(text).exists():
+        name, folder = Path(text).resolve().name, text
+    if not name or not folder:
+        raise UsageError(f"found {text!r}, expected FOLDER or NAME=FOLDER")
+    if name in CANDIDATES:
+        raise UsageError(
+            f"{text}: {name!r} already stands in the table; name the model, as NAME=FOLDER"
+        )
+    return name, Path(folder)
 
 
 def show_evaluation(found: Evaluation, out: Path) -> None:
@@ -239,7 +258,8 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
     ):
         summary = found.summary(scope)
         if len(summary):
-            console.print(_summary_table(summary, title, MEASURES, found.n_conditions(scope)))
+            rows = found.table[found.table["scope"] == scope]
+            console.print(_summary_table(summary, title, MEASURES, rows))
     memory = facts["memorisation"]
     if memory is not None:
         console.print(
@@ -253,22 +273,26 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
     console.print(f"Report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 
 
-def _summary_table(
-    summary: pd.DataFrame, title: str, measures: Any, n_conditions: Mapping[str, int]
-) -> Any:
-    """Return a table of one scope; a metric that fewer conditions have says of how many it is the mean."""
+def _summary_table(summary: pd.DataFrame, title: str, measures: Any, rows: pd.DataFrame) -> Any:
+    """Return a table of one scope; a value that fewer conditions have than others says how many."""
     from rich.table import Table
 
+    n_conditions = rows.set_index(["metric", "candidate"])["n_conditions"]
+    most = n_conditions.max()
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    shown = [c for c in summary.columns if c not in ("standing", "round_trip", "measured")]
+    shown = [c for c in summary.columns if c not in _ASIDE and c != "standing"]
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
     table.add_column("standing")
     for name, row in summary.iterrows():
-        numbers = ["–" if value != value else f"{value:.3g}" for value in (row[c] for c in shown)]
+        cells = []
+        for column in shown:
+            value = "–" if row[column] != row[column] else f"{row[column]:.3g}"
+            n = n_conditions.get((name, column), most)
+            cells.append(value if n == most else f"{value} ({n} of {most})")
         table.add_row(
-            f"{measures[name].title} {_arrow(measures[name].metric)}", *numbers, row["standing"]
+            f"{measures[name].title} {_arrow(measures[name].metric)}", *cells, row["standing"]
         )
     return table
 
@@ -285,11 +309,12 @@ def _show_comparison(table: pd.DataFrame, models: list[str]) -> None:
 
     from c2s.evaluate.measures import MEASURES
 
-    columns = [*models, *(n for n in table["model"].unique() if n not in models)]
+    others = [n for n in table["model"].unique() if n not in models and n not in _ASIDE]
+    columns = [*models, *others]
     shown = Table()
     shown.add_column("")
-    for column in columns:
-        shown.add_column(column.replace("_", " "), justify="right")
+    for column in columns:  # a number is never cut off
+        shown.add_column(column.replace("_", " "), justify="right", overflow="fold")
     for metric in dict.fromkeys(table["metric"]):
         rows = table[table["metric"] == metric].set_index("model")
         cells = []
@@ -320,7 +345,10 @@ def _gene_words(text: str) -> list[str]:
 
     file, found, name = text.rpartition(".gmt:")
     if not found:
-        return text_lines(Path(text))
+        words = text_lines(Path(text))
+        if not words:
+            raise UsageError(f"--genes {text}: the file is empty, expected a gene a line")
+        return words
     sets = {each.name: each for each in read_gmt(f"{file}.gmt")}
     if name not in sets:
         close = nearest(name, sets) or list(sets)
