@@ -80,7 +80,9 @@ def floor(model: Model, prompts: Sequence[np.ndarray], size: int) -> None:
             model.network.base_model(input_ids=rows[first : first + size], use_cache=False)
 
 
-def copied(model: Model, prompts: Sequence[np.ndarray], answers: Sequence[Sequence[int]], size: int) -> np.ndarray:  # fmt: skip
+def copied(
+    model: Model, prompts: Sequence[np.ndarray], answers: Sequence[Sequence[int]], size: int
+) -> np.ndarray:
     """Score as the toolkit did at first: the cache of each prompt is copied for each of its answers."""
     engine, n_answers, longest = TransformersEngine(model), len(answers), max(map(len, answers))
     tokens = torch.full((n_answers, longest), model.tokenizer.pad_id)
@@ -137,7 +139,7 @@ def main() -> None:
     print(
         f"{model.n_parameters:,} parameters, {len(prompts)} cells of {np.mean(lengths):.0f} tokens "
         f"({min(lengths)}–{max(lengths)}), {len(answers)} labels of {np.mean([*map(len, answers)]):.1f} tokens, "
-        f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}"
+        f"{torch.get_num_threads()} threads, {platform.machine()}, load {os.getloadavg()[0]:.1f}"
     )
     difference = np.abs(
         engine.score(prompts[:4], answers) - copied(model, prompts[:4], answers, 4)

@@ -111,10 +111,11 @@ def answer_trees(
     ids = [tuple(map(int, answer)) for answer in answers]
     order = sorted(range(len(ids)), key=lambda i: ids[i])
     groups: list[list[int]] = [[]]
-    rows, before = 1, ()
-    for last, i in zip([None, *order], order, strict=False):
-        if last is not None and ids[last] == ids[i]:
-            raise InputError(f"answers {min(last, i)} and {max(last, i)} have the same tokens")
+    rows = 1
+    before: tuple[int, ...] = ()
+    for i in order:
+        if before and before == ids[i]:
+            raise InputError(f"answer {i} has the same tokens as another one")
         # In this order, whatever an answer shares with any earlier one it shares with the last.
         same = next(
             (k for k, (a, b) in enumerate(zip(before, ids[i], strict=False)) if a != b), None

@@ -62,6 +62,9 @@ _CACHE_BUDGET = 1 << 30
 #: Bytes of logits behind the prompts of a batch.
 _LOGITS_BUDGET = 1 << 28
 
+#: Tokens that a CPU reads at once while answers are scored; more only leave its caches.
+_CPU_TOKENS = 3_000
+
 #: Rows of a tree of answers; longer lists are scored in several.
 _TREE_ROWS = 128
 
@@ -186,7 +189,7 @@ class TransformersEngine:
 
         A prompt is read once. The answers, which include their end token, are then read behind it in one pass as
         a tree (`AnswerTree`): each row sees the prompt and its own way from there, and what answers share is
-        read once. Nothing of the prompt is copied for an answer.
+        read once. No copy of a prompt is made for an answer.
 
         Returns
         -------
@@ -206,11 +209,13 @@ class TransformersEngine:
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
         kinds = self._attention_kinds()
         n_rows = max(len(tree) for _, tree in trees)
+        tokens = max(map(len, prompts), default=0) + n_rows
         logits_bytes = 4 * n_rows * self.network.get_output_embeddings().weight.shape[0]
-        cache_bytes = self._cache_bytes() * (max(map(len, prompts), default=0) + n_rows)
-        most = max(1, min(_LOGITS_BUDGET // logits_bytes, _CACHE_BUDGET // cache_bytes))
+        most = min(_LOGITS_BUDGET // logits_bytes, _CACHE_BUDGET // (tokens * self._cache_bytes()))
+        if self.network.device.type == "cpu":
+            most = min(most, _CPU_TOKENS // tokens)
         scores = np.empty((len(prompts), len(answers)))
-        for rows in self._batches(prompts, extra=n_rows, most=most):
+        for rows in self._batches(prompts, extra=n_rows, most=max(1, most)):
             with torch.inference_mode():
                 batch = self._score_batch([prompts[i] for i in rows], trees, kinds)
             for (which, _), found in zip(trees, batch, strict=True):
@@ -227,22 +232,17 @@ class TransformersEngine:
     ) -> list[np.ndarray]:
         """Return log p of the answers of each tree, float64 arrays of shape (n_prompts, n_answers of it)."""
         import torch
-        from transformers import DynamicCache
+
+        from c2s.decoding.prompt_cache import read_prompts
 
         device = self.network.device
         lengths = torch.tensor([len(p) for p in prompts], device=device)
-        # The last token of a prompt is row 0 of every tree. Padding stands on the right, where nothing before it
-        # can look: no mask is needed, and attention takes its fastest path.
+        # The last token of a prompt is row 0 of every tree.
         ids = np.full((len(prompts), max(map(len, prompts)) - 1), self.pad_id, dtype=np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt) - 1] = prompt[:-1]
         last = torch.tensor([int(p[-1]) for p in prompts], device=device)
-        # Not made for the network's configuration: its sliding layers would throw away what padding pushes out.
-        cache = DynamicCache()
-        if ids.shape[1]:
-            self.network.base_model(
-                input_ids=torch.from_numpy(ids).to(device), past_key_values=cache, use_cache=True
-            )
+        cache = read_prompts(self.network, torch.from_numpy(ids).to(device))
         found = []
         for _, tree in trees:
             steps = self._score_tree(tree, last, lengths, cache, ids.shape[1], kinds)
@@ -279,10 +279,10 @@ class TransformersEngine:
             past_key_values=cache,
             use_cache=True,
         ).logits.float()  # (n_prompts, n_rows, vocabulary)
-        wanted = logits[:, torch.as_tensor(tree.step_row), torch.as_tensor(tree.step_token)]
-        norms = torch.stack([prompt.logsumexp(-1) for prompt in logits])  # one by one: less memory
-        of_row = norms.double().cpu().numpy()
-        return wanted.double().cpu().numpy() - of_row[:, tree.step_row]
+        at = torch.as_tensor(tree.step_row), torch.as_tensor(tree.step_token)
+        # One prompt after the other, so that its logits are still at hand.
+        steps = torch.stack([prompt.log_softmax(-1)[at] for prompt in logits])
+        return np.asarray(steps.cpu().double().numpy())
 
     def _attention_kinds(self) -> dict[str, int | None]:
         """Return the window of each kind of attention that the layers have, None where it is unlimited."""
