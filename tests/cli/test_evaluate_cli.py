@@ -138,7 +138,7 @@ def test_evaluations_are_compared_or_refused(home, first):
     )
     code, _, err = c2s("compare", "one", "five", folder=home)
     assert code == 1
-    assert err.startswith("c2s: one and five cannot be compared: encoder is")
+    assert err.startswith("c2s: one and five cannot be compared: other ")
     assert err.count("\n") == 1
 
 
@@ -178,6 +178,62 @@ def test_a_value_of_fewer_conditions_says_how_many(home, first, monkeypatch):
     assert code == 0, err
     assert "of 2)" not in first
     assert "(1 of 2)" in out
+
+
+def test_an_evaluation_like_another_can_be_compared_with_it(home, first):
+    made = ad.read_h5ad(home / "made.h5ad")
+    one = made[:, np.asarray(made.X.sum(axis=0)).ravel() > 2].copy()
+    one.write_h5ad(home / "fewer.h5ad")
+    arguments = ("--train", "train.h5ad", *QUICK)
+    code, _, err = c2s(
+        "evaluate",
+        "real.h5ad",
+        "fewer.h5ad",
+        *arguments,
+        "--top-k",
+        "80",
+        "-o",
+        "base",
+        folder=home,
+    )
+    assert code == 0, err
+    code, _, err = c2s("compare", "base", "one", folder=home)
+    assert code == 1
+    assert "other sentence lengths" in err
+    assert "--like" in err
+    code, _, err = c2s(
+        "evaluate",
+        "real.h5ad",
+        "made.h5ad",
+        *arguments,
+        "--like",
+        "base",
+        "-o",
+        "same",
+        folder=home,
+    )
+    assert code == 0, err
+    code, out, err = c2s("compare", "base", "same", "--json", folder=home)
+    assert code == 0, err
+    values = {(r["model"], r["metric"]): r["value"] for r in json.loads(out)}
+    assert values["base", "overlap"] == values["same", "overlap"]
+    code, _, err = c2s(
+        "evaluate", "real.h5ad", "fewer.h5ad", *arguments, "--like", "one", "-o", "x", folder=home
+    )
+    assert code == 2
+    assert "lacks" in err
+
+
+def test_files_in_the_wrong_order_are_refused(home):
+    code, _, err = c2s("evaluate", "real.h5ad", "real.h5ad", *QUICK, "-o", "x", folder=home)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "are the same file" in err
+    written = ad.read_h5ad(home / "made.h5ad")
+    written.uns["c2s"] = {"generate": {"model": "demo"}}
+    written.write_h5ad(home / "written.h5ad")
+    code, _, err = c2s("evaluate", "written.h5ad", "real.h5ad", *QUICK, "-o", "x", folder=home)
+    assert code == 2
+    assert "REAL comes first" in err
 
 
 def test_cell_eval_files_are_written_on_request(home):

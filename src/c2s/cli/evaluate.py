@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from c2s.cli.options import AsJson, Debug, Seed
-from c2s.common.errors import UsageError, listing, nearest
+from c2s.common.errors import UsageError, listing, nearest, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +82,14 @@ def evaluate(
             help="Space: pca, pca:30, pca:FILE.npz, scvi, scvi:FOLDER, scgpt:FOLDER, geneformer:FOLDER, c2s:FOLDER.",
         ),
     ] = "pca",
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            help="Folder of an earlier evaluation: the same space, genes and sentence length, for c2s compare.",
+            show_default=False,
+        ),
+    ] = None,
     genes: Annotated[
         str | None,
         typer.Option(
@@ -167,6 +175,13 @@ def evaluate(
     if split is not None:
         truth, seen = _parts(truth, split, real)
     made = read(generated)
+    _require_order(truth, seen, real, generated)
+    if like is not None:
+        if encoder != "pca" or top_k is not None:
+            raise UsageError(
+                "--like takes encoder and sentence length from there; leave --encoder and --top-k out"
+            )
+        made, encoder, top_k = _like(like, made, generated)
     found = run(
         truth, made, columns, train=seen, control=control, cluster=cluster, genes=panel, encoder=encoder,
         inverse=inverse, top_k=top_k, layer=layer,
@@ -252,6 +267,14 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
 
     console = Console()
     facts = found.facts
+    console.print(
+        f"{facts['n_generated']:,} generated against {facts['n_real']:,} real cells, {facts['n_compared']} of "
+        f"{facts['n_conditions']} conditions, sentences of {facts['top_k']} genes",
+        highlight=False,
+    )
+    for line in facts["notes"]:
+        if line.startswith("Probably copies"):
+            console.print(line, highlight=False, style="bold red")
     for scope, title in (
         ("mean", f"Mean over {facts['n_compared']} conditions"),
         ("together", "All conditions as one sample"),
@@ -326,6 +349,46 @@ def _show_comparison(table: pd.DataFrame, models: list[str]) -> None:
             cells.append(f"{value:.3g}" + ("" if low != low else f" ({low:.3g}–{high:.3g})"))
         shown.add_row(f"{MEASURES[metric].title} {_arrow(MEASURES[metric].metric)}", *cells)
     Console().print(shown)
+
+
+def _require_order(truth: AnnData, seen: AnnData | None, real: Path, generated: Path) -> None:
+    """Refuse the mistakes that would be measured in silence."""
+    if real.is_file() and generated.is_file() and real.samefile(generated):
+        raise UsageError(
+            f"{real} and {generated} are the same file; REAL comes first, GENERATED second"
+        )
+    if "generate" in truth.uns.get("c2s", {}):
+        raise UsageError(f"{real} was written by c2s generate; REAL comes first, GENERATED second")
+    if seen is None and "split" in truth.obs:
+        parts = set(truth.obs["split"].astype(str))
+        if {"train", "test"} <= parts:
+            warn(
+                f"{real}: obs['split'] tells training from test cells; give --split split to use it"
+            )
+
+
+def _like(folder: Path, made: AnnData, path: Path) -> tuple[AnnData, str, int]:
+    """Return generated cells over the genes of an earlier evaluation, its encoder and its sentence length."""
+    import numpy as np
+
+    from c2s.cells.vocabulary import GeneVocabulary
+    from c2s.encoders.pca import PCAEncoder
+    from c2s.evaluate.result import Evaluation
+
+    facts = Evaluation.read(folder).facts
+    encoder = PCAEncoder.load(folder / "encoder.npz")
+    genes = encoder.vocabulary_
+    if genes is None or len(genes) != facts["n_genes"]:
+        raise UsageError(
+            f"--like {folder}: was about a programme of genes; give --encoder and --genes yourself"
+        )
+    columns = genes.align(GeneVocabulary.from_var(made.var))
+    if (columns < 0).any():
+        raise UsageError(
+            f"--like {folder}: {path} lacks {int((columns < 0).sum()):,} of its {len(genes):,} genes "
+            f"({listing([genes.words[i] for i in np.flatnonzero(columns < 0)[:3]])})"
+        )
+    return made[:, columns].copy(), f"pca:{folder / 'encoder.npz'}", int(facts["top_k"])
 
 
 def _wanted(texts: list[str]) -> dict[str, int]:

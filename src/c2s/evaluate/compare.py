@@ -32,6 +32,10 @@ from c2s.metrics import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: A larger share of generated cells below the 5th percentile of real cells' distances is told; 0.05 is right.
+COPIED = 0.25
+#: Fewer halves than this are told.
+FEW_SPLITS = 10
 #: Columns that are taken for the donor where none is named.
 DONOR_COLUMNS = ("donor", "donor_id")
 
@@ -119,6 +123,8 @@ def evaluate(
     """
     if n_splits < 2:
         raise UsageError(f"n_splits: found {n_splits}, expected at least 2")
+    by = [by] if isinstance(by, str) else list(by)
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     untreated = None if control is None else Control.parse(control, by)
     single, together = chosen_measures(
         None if metrics is None else list(metrics), untreated is not None
@@ -140,6 +146,9 @@ def evaluate(
         seed=seed,
     )
     table = run.table()
+    if table.empty:
+        reasons = "; ".join(dict.fromkeys(row["reason"] for row in run.left_out))
+        raise InputError(f"nothing could be measured: {reasons}")
     matched = _matched(data, run.compared, seed)
     nearest = _nearest_training(data, *matched)
     if not nearest:
@@ -159,7 +168,7 @@ def evaluate(
         "resampled": {"of": resampling.of, "column": resampling.column, "n": len(resampling.names)},
         "labels_recovered": _labels_recovered(data, matched[1]),
         "memorisation": _memorisation(nearest),
-        "notes": [*data.notes, *_seen_already(nearest)],
+        "notes": [*_copied(nearest), *data.notes, *_seen_already(nearest), *_few_splits(n_splits)],
     }
     return Evaluation(
         table=table,
@@ -223,6 +232,25 @@ def _nearest_training(
         "generated": nearest_distance(data.generated.points[generated], data.seen),
         "real": nearest_distance(data.real.points[real], data.seen),
     }
+
+
+def _copied(nearest: dict[str, np.ndarray]) -> list[str]:
+    """Say so where generated cells lie as near to training cells as only copies do."""
+    if not nearest:
+        return []
+    share = memorisation_summary(nearest["generated"], nearest["real"]).share_below_5th
+    if share < COPIED:
+        return []
+    return [
+        f"Probably copies: {share:.0%} of the generated cells are as near to a training cell as the nearest 5 % of the "
+        "real cells. The distances then say nothing for them."
+    ]
+
+
+def _few_splits(n_splits: int) -> list[str]:
+    if n_splits >= FEW_SPLITS:
+        return []
+    return [f"{n_splits} random halves are few: figures and intervals are rough, 30 are usual."]
 
 
 def _seen_already(nearest: dict[str, np.ndarray]) -> list[str]:

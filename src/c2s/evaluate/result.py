@@ -22,18 +22,18 @@ from c2s.evaluate.wording import standing
 NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 #: Facts that must be equal for figures of two evaluations to be compared.
-_SAME = (
-    "encoder",
-    "real_cells",
-    "by",
-    "control",
-    "top_k",
-    "genes_measured",
-    "inverse",
-    "paired",
-    "n_splits",
-    "seed",
-)
+_SAME = {
+    "top_k": "other sentence lengths",
+    "genes_measured": "other genes (those that real and generated cells share)",
+    "encoder": "other encoders",
+    "real_cells": "other real cells",
+    "by": "other labels",
+    "control": "another control",
+    "inverse": "other lines from rank to expression",
+    "paired": "pairs in one only",
+    "n_splits": "other numbers of halves",
+    "seed": "other seeds",
+}
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,11 @@ def _require_same(evaluations: Mapping[str, Evaluation]) -> None:
     first = evaluations[names[0]].facts
     for name in names[1:]:
         other = evaluations[name].facts
-        for key in _SAME:
+        for key, what in _SAME.items():
             if first.get(key) != other.get(key):
                 raise InputError(
-                    f"{names[0]} and {name} cannot be compared: {key} is {first.get(key)!r} and {other.get(key)!r}; "
-                    "evaluate both on the same real cells with the same encoder and settings"
+                    f"{names[0]} and {name} cannot be compared: {what} ({key} is {first.get(key)!r} and "
+                    f"{other.get(key)!r}); evaluate the second with --like FOLDER of the first"
                 )
 
 
