@@ -120,6 +120,96 @@ class TestAnnotate:
         assert not np.array_equal(first, other)
 
 
+class TestTables:
+    def test_top_labels_are_the_most_probable_in_order(self, without_genes, model):
+        with pytest.warns(C2SWarning):
+            c2s.tl.annotate(without_genes, model, probabilities_key="p", top_n=3)
+        top, p = without_genes.obsm["c2s_cell_type_top"], without_genes.obsm["p"]
+        assert list(top.columns) == [
+            f"{n}_{i}" for i in (1, 2, 3) for n in ("label", "probability")
+        ]
+        for cell in range(without_genes.n_obs):
+            if cell in (3, 7):
+                assert top.iloc[cell].isna().all()
+                continue
+            wanted = sorted(TYPES, key=lambda t: -p[t].iloc[cell])[:3]
+            assert [top[f"label_{i}"].iloc[cell] for i in (1, 2, 3)] == wanted
+            assert [top[f"probability_{i}"].iloc[cell] for i in (1, 2, 3)] == [
+                p[t].iloc[cell] for t in wanted
+            ]
+
+    def test_no_more_labels_than_there_are(self, few, model, tmp_path):
+        c2s.tl.annotate(few, model, labels=["alpha", "beta"], top_n=9)
+        assert few.obsm["c2s_cell_type_top"].shape == (few.n_obs, 4)
+        few.write_h5ad(tmp_path / "a.h5ad")
+        again = ad.read_h5ad(tmp_path / "a.h5ad").obsm["c2s_cell_type_top"]
+        assert (again["label_1"].astype(str) == few.obs["c2s_cell_type"].astype(str)).all()
+
+    def test_entropy(self, without_genes, model):
+        with pytest.warns(C2SWarning):
+            c2s.tl.annotate(without_genes, model, probabilities_key="p", entropy_key="h")
+        p, h = without_genes.obsm["p"].to_numpy(), without_genes.obs["h"].to_numpy()
+        known = np.delete(np.arange(len(p)), [3, 7])
+        wanted = [-sum(x * np.log(x) for x in row if x > 0) for row in p[known]]
+        np.testing.assert_allclose(h[known], wanted, atol=1e-12)
+        assert np.isnan(h[[3, 7]]).all()
+        assert h[known].max() <= np.log(5)
+        c2s.tl.annotate(without_genes[known].copy(), model, labels=["beta"], entropy_key="h")
+
+    def test_one_label_has_no_entropy(self, few, model):
+        c2s.tl.annotate(few, model, labels=["beta"], entropy_key="h")
+        assert (few.obs["h"] == 0).all()
+
+
+class TestAbstention:
+    def test_below_the_threshold_a_cell_is_unknown(self, few, model):
+        done = c2s.tl.annotate(few, model, copy=True)
+        limit = float(np.median(done.obs["c2s_confidence"]))
+        c2s.tl.annotate(few, model, min_confidence=limit, unknown="not sure")
+        sure = done.obs["c2s_confidence"] >= limit
+        assert 0 < sure.sum() < len(sure)
+        found = few.obs["c2s_cell_type"]
+        assert list(found.cat.categories) == [*TYPES, "not sure"]
+        assert (found[~sure] == "not sure").all()
+        assert (found[sure].astype(str) == done.obs["c2s_cell_type"][sure].astype(str)).all()
+        np.testing.assert_array_equal(few.obs["c2s_confidence"], done.obs["c2s_confidence"])
+        assert few.uns["c2s"]["annotate"]["parameters"]["min_confidence"] == limit
+
+    def test_a_cell_without_genes_is_missing_not_unknown(self, without_genes, model):
+        with pytest.warns(C2SWarning):
+            c2s.tl.annotate(without_genes, model, min_confidence=1.0)
+        assert list(np.flatnonzero(without_genes.obs["c2s_cell_type"].isna())) == [3, 7]
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"min_confidence": 1.5}, "min_confidence=1.5"),
+            ({"min_confidence": 0.5, "unknown": "beta"}, "'beta' is one of the labels"),
+            ({"top_n": 0}, "top_n=0"),
+            ({"temperature": 0}, "temperature=0"),
+        ],
+    )
+    def test_what_cannot_work_is_refused_before_anything_is_written(
+        self, few, model, options, said
+    ):
+        with pytest.raises(UsageError, match=said):
+            c2s.tl.annotate(few, model, **options)
+        assert "c2s_cell_type" not in few.obs
+
+
+class TestTemperature:
+    def test_divides_the_logarithms(self, few, model):
+        plain = label_probabilities(few, model, TYPES)
+        found = label_probabilities(few, model, TYPES, temperature=2.0)
+        wanted = np.sqrt(plain)
+        np.testing.assert_allclose(found, wanted / wanted.sum(1, keepdims=True), rtol=1e-6)
+
+    def test_many_labels_at_once_hold_no_label_outside(self, few, model):
+        c2s.tl.annotate(few, model, labels=["ductal", "acinar"], temperature=9, top_n=2)
+        assert set(few.obs["c2s_cell_type"]) <= {"ductal", "acinar"}
+        assert few.uns["c2s"]["annotate"]["parameters"]["temperature"] == 9
+
+
 class TestObjects:
     def test_a_copy_leaves_the_original(self, few, model):
         before = few.copy()

@@ -150,6 +150,21 @@ def test_annotate_writes_labels_and_keeps_the_input(c2s, h5ad, model_folder, tmp
     assert h5ad.read_bytes() == before
 
 
+def test_annotate_writes_the_top_labels_and_abstains(c2s, h5ad, model_folder, tmp_path):
+    code, out, err = c2s(
+        "annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder, "--top-n", 2,
+        "--entropy-key", "h", "--min-confidence", 1, "--unknown", "unclear", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    adata = ad.read_h5ad(tmp_path / "a.h5ad")
+    unclear = adata.obs["c2s_confidence"] < 1
+    assert unclear.any()
+    assert (adata.obs["c2s_cell_type"][unclear] == "unclear").all()
+    assert json.loads(out)["labels"]["unclear"] == unclear.sum()
+    assert adata.obsm["c2s_cell_type_top"].shape == (25, 4)
+    assert (adata.obs["h"] >= 0).all()
+
+
 def test_annotate_finds_the_model_in_the_environment(
     c2s, h5ad, model_folder, tmp_path, monkeypatch
 ):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +35,7 @@ def home(tmp_path_factory):
     adata[adata.obs["split"] != "made"].write_h5ad(folder / "cells.h5ad")
     for part, name in (("train", "train"), ("test", "real"), ("made", "made")):
         adata[adata.obs["split"] == part].write_h5ad(folder / f"{name}.h5ad")
+    (folder / "none.txt").touch()
     return folder
 
 
@@ -136,8 +138,102 @@ def test_evaluations_are_compared_or_refused(home, first):
     )
     code, _, err = c2s("compare", "one", "five", folder=home)
     assert code == 1
-    assert err.startswith("c2s: one and five cannot be compared: encoder is")
+    assert err.startswith("c2s: one and five cannot be compared: other ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("one",), "found only one, expected two or more"),
+        (("one", "ceiling=one"), "'ceiling' already stands in the table"),
+        (("a=one", "=one"), "found '=one', expected FOLDER or NAME=FOLDER"),
+        (("one", "one"), "two evaluations are called 'one'"),
+        (("one", "nowhere"), "nowhere: cannot be read as an evaluation"),
+    ],
+)
+def test_comparing_what_cannot_be_compared_is_one_line(home, first, arguments, message):
+    code, _, err = c2s("compare", *arguments, folder=home)
+    assert code in (1, 2)
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_may_have_an_equals_sign_and_no_number_is_cut_off(home, first):
+    (home / "lr=0.1").symlink_to(home / "one")
+    code, out, err = c2s("compare", "lr=0.1", "b=one", folder=home)
+    assert code == 0, err
+    table = pd.read_csv(home / "one" / "table.csv")
+    value = table.query("scope == 'mean' and candidate == 'generated' and metric == 'overlap'")
+    assert "…" not in out
+    assert f"{value['value'].item():.3g}" in out
+
+
+def test_a_value_of_fewer_conditions_says_how_many(home, first, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    adata = ad.read_h5ad(home / "train.h5ad")
+    adata[adata.obs["cell_type"] == "beta"].copy().write_h5ad(home / "beta.h5ad")
+    arguments = ("real.h5ad", "made.h5ad", "--train", "beta.h5ad", *QUICK)
+    code, out, err = c2s("evaluate", *arguments, "-o", "of_beta", folder=home)
+    assert code == 0, err
+    assert "of 2)" not in first
+    assert "(1 of 2)" in out
+
+
+def test_an_evaluation_like_another_can_be_compared_with_it(home, first):
+    made = ad.read_h5ad(home / "made.h5ad")
+    one = made[:, np.asarray(made.X.sum(axis=0)).ravel() > 2].copy()
+    one.write_h5ad(home / "fewer.h5ad")
+    arguments = ("--train", "train.h5ad", *QUICK)
+    code, _, err = c2s(
+        "evaluate",
+        "real.h5ad",
+        "fewer.h5ad",
+        *arguments,
+        "--top-k",
+        "80",
+        "-o",
+        "base",
+        folder=home,
+    )
+    assert code == 0, err
+    code, _, err = c2s("compare", "base", "one", folder=home)
+    assert code == 1
+    assert "other sentence lengths" in err
+    assert "--like" in err
+    code, _, err = c2s(
+        "evaluate",
+        "real.h5ad",
+        "made.h5ad",
+        *arguments,
+        "--like",
+        "base",
+        "-o",
+        "same",
+        folder=home,
+    )
+    assert code == 0, err
+    code, out, err = c2s("compare", "base", "same", "--json", folder=home)
+    assert code == 0, err
+    values = {(r["model"], r["metric"]): r["value"] for r in json.loads(out)}
+    assert values["base", "overlap"] == values["same", "overlap"]
+    code, _, err = c2s(
+        "evaluate", "real.h5ad", "fewer.h5ad", *arguments, "--like", "one", "-o", "x", folder=home
+    )
+    assert code == 2
+    assert "lacks" in err
+
+
+def test_files_in_the_wrong_order_are_refused(home):
+    code, _, err = c2s("evaluate", "real.h5ad", "real.h5ad", *QUICK, "-o", "x", folder=home)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "are the same file" in err
+    written = ad.read_h5ad(home / "made.h5ad")
+    written.uns["c2s"] = {"generate": {"model": "demo"}}
+    written.write_h5ad(home / "written.h5ad")
+    code, _, err = c2s("evaluate", "written.h5ad", "real.h5ad", *QUICK, "-o", "x", folder=home)
+    assert code == 2
+    assert "REAL comes first" in err
 
 
 def test_cell_eval_files_are_written_on_request(home):
@@ -180,6 +276,8 @@ def test_genes_of_a_set_are_looked_at(home):
         (("--by", "cell_type", "-o", "x", "--min-cells", "scfid"), "expected METRIC=NUMBER"),
         (("--by", "cell_type", "-o", "x", "--encoder", "umap"), "found 'umap'"),
         (("--by", "cell_type", "-o", "x", "--encoder", "scgpt:nowhere"), "nowhere"),
+        (("--by", "cell_type", "-o", "x", "--metrics", ","), "metrics: found none"),
+        (("--by", "cell_type", "-o", "x", "--genes", "none.txt"), "the file is empty"),
         (("--by", "cell_type", "-o", "."), "holds something that is not an earlier run"),
     ],
 )

@@ -7,11 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from c2s.cells.vocabulary import GeneVocabulary
-from c2s.common.errors import UsageError
+from c2s.common.errors import InputError, UsageError
+from c2s.constraints.answers import AnswerTree
 from c2s.constraints.trie import GeneSentence, OneOf, TokenTrie
 from c2s.decoding.engine import Sampling, TransformersEngine, choose
+from c2s.models.directory import Model
 
 ARCHITECTURES = ["gpt_neox", "gpt2", "llama", "gemma2"]
 # Genes that are the beginning of others, so that in "text" mode the end of a gene is not known at once.
@@ -81,14 +84,107 @@ class TestScore:
             np.testing.assert_allclose(alone[:, 0], together[:, j], atol=2e-5)
 
     @pytest.mark.parametrize("at_once", [0, 1, 2, 4])
-    def test_little_memory_changes_nothing(self, model, prompts, answers, at_once, monkeypatch):
-        """Where the copies of a prompt's cache do not fit, answers and prompts are taken in turns."""
+    @pytest.mark.parametrize("budget", ["_CACHE_BUDGET", "_LOGITS_BUDGET", "_CPU_TOKENS"])
+    def test_little_memory_changes_nothing(
+        self, model, prompts, answers, at_once, budget, monkeypatch
+    ):
+        """Where prompts do not fit, they are taken in turns."""
         wanted = TransformersEngine(model).score(prompts, answers)
-        engine = TransformersEngine(model)
-        tokens = max(map(len, prompts)) + max(map(len, answers))
-        budget = at_once * tokens * engine._cache_bytes()
-        monkeypatch.setattr("c2s.decoding.engine._CACHE_BUDGET", budget)
-        np.testing.assert_allclose(engine.score(prompts, answers), wanted, atol=2e-5)
+        engine, done = TransformersEngine(model), []
+        n_rows = len(AnswerTree(answers))
+        tokens = max(map(len, prompts)) + n_rows
+        one = {
+            "_CACHE_BUDGET": tokens * engine._cache_bytes(),
+            "_LOGITS_BUDGET": 4 * n_rows * model.network.config.vocab_size,
+            "_CPU_TOKENS": tokens,
+        }[budget]
+        monkeypatch.setattr(f"c2s.decoding.engine.{budget}", at_once * one)
+        np.testing.assert_allclose(engine.score(prompts, answers, done.append), wanted, atol=2e-5)
+        assert max(done) == max(1, at_once)
+
+    @pytest.mark.parametrize("most", [1, 2, 5, 9])
+    def test_long_lists_are_scored_in_several_trees(
+        self, model, prompts, answers, most, monkeypatch
+    ):
+        wanted = TransformersEngine(model).score(prompts, answers)
+        monkeypatch.setattr("c2s.decoding.engine._TREE_ROWS", most)
+        found = TransformersEngine(model).score(prompts, answers)
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+    def test_each_alone_to_1e_5_at_the_usual_size_of_weights(self, make_tokenizer, make_model):
+        """The wide weights of the other tests multiply rounding."""
+        for architecture in ARCHITECTURES:
+            model = make_model(make_tokenizer(GENES, "text"), architecture, spread=0.08)
+            prompts = [
+                model.tokenizer.encode([t]) for t in ("Cell:", "Which cell type is it? " * 4)
+            ]
+            answers = [[*model.tokenizer.encode([f" {x}"]).tolist(), 0] for x in LABELS]
+            found = TransformersEngine(model).score(prompts, answers)
+            wanted = [[naive_score(model, p, a) for a in answers] for p in prompts]
+            np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+
+    def test_prompts_of_one_token(self, model, prompts, answers):
+        short = [np.array([7]), np.array([9])]
+        for asked in (short, [*short, *prompts]):
+            found = TransformersEngine(model).score(asked, answers)
+            wanted = [[naive_score(model, p, a) for a in answers] for p in asked]
+            np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+    def test_sliding_attention_in_every_layer(self, make_tokenizer, make_card):
+        """Mistral's layers are of one kind, so the mask is no dictionary; every answer crosses the window."""
+        import transformers
+
+        tokenizer = make_tokenizer(GENES, "text")
+        config = transformers.MistralConfig(
+            vocab_size=len(tokenizer.backend), hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, intermediate_size=64, sliding_window=6, initializer_range=0.3,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = transformers.AutoModelForCausalLM.from_config(config).eval()
+        model = Model(network, tokenizer, make_card(tokenizer))
+        prompts = [np.arange(5, 5 + n) for n in (2, 5, 17, 30)]
+        answers = [[*tokenizer.encode([f" {x}"]).tolist(), tokenizer.eos_id] for x in LABELS]
+        found = TransformersEngine(model).score(prompts, answers)
+        wanted = [[naive_score(model, p, a) for a in answers] for p in prompts]
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+    def test_the_last_layer_is_not_run_for_the_prompt(self, model, prompts):
+        from c2s.decoding.prompt_cache import read_prompts
+
+        seen = []
+        layers = next(
+            m
+            for m in model.network.base_model.children()
+            if isinstance(m, torch.nn.ModuleList) and len(m) == 2
+        )
+        hooks = [
+            layer.register_forward_hook(lambda *a, i=i: seen.append(i))
+            for i, layer in enumerate(layers)
+        ]
+        ids = torch.from_numpy(prompts[0])[None]
+        with torch.no_grad():
+            cache = read_prompts(model.network, ids)
+            whole = model.network(
+                ids, use_cache=True, past_key_values=DynamicCache()
+            ).past_key_values
+        for hook in hooks:
+            hook.remove()
+        assert seen == [0, 0, 1]
+        for ours, theirs in zip(cache.layers, whole.layers, strict=True):
+            torch.testing.assert_close(ours.keys, theirs.keys)
+            torch.testing.assert_close(ours.values, theirs.values)
+
+    def test_layers_of_another_kind_are_refused(self, make_tokenizer, make_model):
+        model = make_model(make_tokenizer(GENES, "genes"), "gemma2")
+        model.network.config.layer_types = ["linear_attention", "full_attention"]
+        with pytest.raises(UsageError, match="layers of linear_attention; full and sliding"):
+            TransformersEngine(model).score([np.array([5, 6])], [[5]])
+
+    def test_the_same_answer_twice_is_refused(self, make_tokenizer, make_model):
+        engine = TransformersEngine(make_model(make_tokenizer(GENES, "genes")))
+        with pytest.raises(InputError, match="answer 2 has the same tokens"):
+            engine.score([np.array([5, 6])], [[5, 0], [6, 0], [5, 0]])
 
     def test_answers_of_one_token(self, model, prompts):
         found = TransformersEngine(model).score(prompts, [[5], [7]])

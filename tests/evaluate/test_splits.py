@@ -6,6 +6,9 @@ import pytest
 from c2s.evaluate.splits import draw, find_resampling, half_of_groups, halves, interval
 from c2s.metrics import mmd2
 
+#: Mean of `kernel_distance` for 30 cells a side of the two clouds below, over 20,000 draws.
+TRUTH = 0.0778
+
 
 def kernel_distance(a, b):
     return mmd2(a, b, gammas=[0.1])
@@ -85,8 +88,23 @@ def test_an_interval_needs_two_units_and_two_halves():
     assert np.isnan(interval(1.0, np.array([0.0]), 10)).all()
     assert np.isnan(interval(1.0, np.array([0.1, -0.1]), 1)).all()
     assert np.isnan(interval(float("nan"), np.array([0.1, -0.1]), 10)).all()
+    # Spread of two halves, as wide as that of a mean over two of them: t with one degree of freedom.
     low, high = interval(1.0, np.array([0.1, -0.1, np.nan]), 1000)
-    assert 1 - low == pytest.approx(high - 1) == pytest.approx(1.96 * 0.1 * np.sqrt(2), rel=0.01)
+    half = 12.706 * 0.1 * np.sqrt(2) * np.sqrt(1 + 1 / 2)
+    assert 1 - low == pytest.approx(high - 1) == pytest.approx(half, rel=1e-4)
+    # A third of the units in a half: its spread is twice as large (in variance) as that of the whole.
+    _, high = interval(0.0, np.tile([0.1, -0.1], 500), 3, drawn=1)
+    assert high == pytest.approx(4.3027 * 0.1 * np.sqrt(0.5), rel=2e-3)
+
+
+def test_intervals_of_few_splits_are_as_honest_as_those_of_many():
+    rng = np.random.default_rng(2)
+    held = 0
+    for trial in range(150):
+        real, made = rng.normal(size=(60, 5)), rng.normal(0.5, 1.3, size=(60, 5))
+        _, (low, high) = estimate(real, made, 4, trial)
+        held += low <= TRUTH <= high
+    assert held >= 133  # 95 % of 150 is 142.5; fewer than 133 have a chance of 0.1 %
 
 
 def test_what_is_drawn_as_a_whole_is_seen_in_the_data():

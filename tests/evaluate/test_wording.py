@@ -15,12 +15,14 @@ APART, SAME = (0.1, 0.2), (-0.1, 0.2)
 
 
 def rows(metric, **candidates):
+    ours = candidates["generated"][0]
     return pd.DataFrame(
         [
             {
                 "candidate": name,
                 "metric": metric,
                 "value": value,
+                "difference": value - ours,
                 "difference_low": ends[0],
                 "difference_high": ends[1],
             }
@@ -84,6 +86,26 @@ def test_an_unbiased_distance_below_0_does_not_make_cells_nearer_than_real_ones(
         independent=(0.04, *APART),
     )
     assert standing(found) == Standing("above", "independent")
+
+
+def test_a_floor_that_few_conditions_have_is_judged_by_those():
+    # Generated cells: 0.1 where the floor is 0.3, and 0.9 in a condition that has no floor.
+    found = rows(
+        "energy_distance", generated=OURS, ceiling=(0.0, *APART), independent=(0.3, *APART)
+    )
+    found["value"] = [0.5, 0.0, 0.3]
+    found["difference"] = [NAN, -0.5, 0.2]
+    assert standing(found) == Standing("above", "independent")
+    # The floor that leads by most is the best one, not that of the easiest condition.
+    easy = found.iloc[[2]].assign(candidate="control", value=0.6, difference=-0.2)
+    assert standing(pd.concat([found, easy])) == Standing("below", "control")
+
+
+def test_an_unbiased_distance_below_0_is_not_further_off_than_a_floor_above_0():
+    found = rows(
+        "mmd2", generated=(-0.04, NAN, NAN), ceiling=(-0.03, *SAME), independent=(0.02, *APART)
+    )
+    assert standing(found) == Standing("ceiling", "independent")
 
 
 def evaluation(left_out, compared=(), n_conditions=13, n_compared=12):

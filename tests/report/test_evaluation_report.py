@@ -224,6 +224,23 @@ def test_memorising_is_judged_by_the_share_of_near_cells(share, expected):
     assert "ratio 0.500" in words
 
 
+def test_real_cells_that_were_trained_on_say_nothing_about_copies():
+    found = {"generated_median": 1.0, "real_median": 0.0, "median_ratio": None}
+    words = page(bare(memorisation=found | {"share_below_5th": 0.0}), "")["memory"]
+    assert words.startswith("Not to be told")
+    assert "no sign" not in words
+
+
+def test_a_mean_over_fewer_conditions_says_so():
+    row = {"scope": "mean", "metric": "mmd2", "value": 1.0, "low": 0.5, "high": 1.5, "n_cells": 9}
+    some = [row | {"candidate": "generated", "n_conditions": 3}]
+    some += [row | {"candidate": c, "n_conditions": n} for c, n in (("ceiling", 3), ("control", 1))]
+    (shown,) = page(bare(some), "")["mean"]["rows"]
+    assert [cell[1] for cell in shown["cells"]] == [
+        "0.50 to 1.50", "0.50 to 1.50", "0.50 to 1.50 (of 1 condition)",
+    ]  # fmt: skip
+
+
 def test_an_evaluation_of_nothing_still_makes_a_page():
     text = Page(render_evaluation(bare(), "Nothing")).text
     assert "Not checked: that takes the training cells" in text
@@ -241,7 +258,7 @@ def test_every_standing_has_words_without_a_gap():
         common = {"scope": "mean", "metric": ("scfid", "mmd2", "overlap")[i], "n_conditions": 1}
         value = {"generated": 1.0, "ceiling": 0.5, floor: 1.0 + sum(ends) / 2}
         rows += [
-            common | {"candidate": c, "value": v, "n_cells": 9, "condition": ""}
+            common | {"candidate": c, "value": v, "difference": v - 1, "n_cells": 9, "condition": ""}
             | dict(zip(("difference_low", "difference_high"), (0.1, 0.2) if c == "ceiling" else ends, strict=True))
             for c, v in value.items()
         ]  # fmt: skip

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from c2s.cli.options import AsJson, Debug, Seed
-from c2s.common.errors import UsageError, listing, nearest
+from c2s.common.errors import UsageError, listing, nearest, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
 
     from c2s.cells.inverse import RankExpressionModel
     from c2s.evaluate.result import Evaluation
+
+
+#: Candidates that tell about the round trip: not in the tables of the terminal.
+_ASIDE = ("round_trip", "measured")
 
 
 def evaluate(
@@ -79,6 +82,14 @@ def evaluate(
             help="Space: pca, pca:30, pca:FILE.npz, scvi, scvi:FOLDER, scgpt:FOLDER, geneformer:FOLDER, c2s:FOLDER.",
         ),
     ] = "pca",
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            help="Folder of an earlier evaluation: the same space, genes and sentence length, for c2s compare.",
+            show_default=False,
+        ),
+    ] = None,
     genes: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +175,13 @@ def evaluate(
     if split is not None:
         truth, seen = _parts(truth, split, real)
     made = read(generated)
+    _require_order(truth, seen, real, generated)
+    if like is not None:
+        if encoder != "pca" or top_k is not None:
+            raise UsageError(
+                "--like takes encoder and sentence length from there; leave --encoder and --top-k out"
+            )
+        made, encoder, top_k = _like(like, made, generated)
     found = run(
         truth, made, columns, train=seen, control=control, cluster=cluster, genes=panel, encoder=encoder,
         inverse=inverse, top_k=top_k, layer=layer,
@@ -206,11 +224,11 @@ def compare(
         raise UsageError(f"--scope: found {scope!r}, expected mean or together")
     if out is not None and out.suffix != ".csv":
         raise UsageError(f"--out {out}: must end in .csv")
+    if len(folders) < 2:
+        raise UsageError(f"found only {folders[0]}, expected two or more folders of c2s evaluate")
     named: dict[str, Evaluation] = {}
     for text in folders:
-        name, given, folder = text.partition("=")
-        path = Path(folder if given else text)
-        name = name if given else path.resolve().name
+        name, path = _named_folder(text)
         if name in named:
             raise UsageError(f"two evaluations are called {name!r}; name them, as NAME=FOLDER")
         named[name] = Evaluation.read(path)
@@ -224,6 +242,22 @@ def compare(
         _show_comparison(table, list(named))
 
 
+def _named_folder(text: str) -> tuple[str, Path]:
+    """Read FOLDER or NAME=FOLDER; a folder may have "=" in its name."""
+    from c2s.evaluate.measuring import CANDIDATES
+
+    name, found, folder = text.partition("=")
+    if not found or Path(text).exists():
+        name, folder = Path(text).resolve().name, text
+    if not name or not folder:
+        raise UsageError(f"found {text!r}, expected FOLDER or NAME=FOLDER")
+    if name in CANDIDATES:
+        raise UsageError(
+            f"{text}: {name!r} already stands in the table; name the model, as NAME=FOLDER"
+        )
+    return name, Path(folder)
+
+
 def show_evaluation(found: Evaluation, out: Path) -> None:
     """Print the tables that close `c2s evaluate`."""
     from rich.console import Console
@@ -233,13 +267,22 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
 
     console = Console()
     facts = found.facts
+    console.print(
+        f"{facts['n_generated']:,} generated against {facts['n_real']:,} real cells, {facts['n_compared']} of "
+        f"{facts['n_conditions']} conditions, sentences of {facts['top_k']} genes",
+        highlight=False,
+    )
+    for line in facts["notes"]:
+        if line.startswith("Probably copies"):
+            console.print(line, highlight=False, style="bold red")
     for scope, title in (
         ("mean", f"Mean over {facts['n_compared']} conditions"),
         ("together", "All conditions as one sample"),
     ):
         summary = found.summary(scope)
         if len(summary):
-            console.print(_summary_table(summary, title, MEASURES, found.n_conditions(scope)))
+            rows = found.table[found.table["scope"] == scope]
+            console.print(_summary_table(summary, title, MEASURES, rows))
     memory = facts["memorisation"]
     if memory is not None:
         console.print(
@@ -253,22 +296,26 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
     console.print(f"Report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 
 
-def _summary_table(
-    summary: pd.DataFrame, title: str, measures: Any, n_conditions: Mapping[str, int]
-) -> Any:
-    """Return a table of one scope; a metric that fewer conditions have says of how many it is the mean."""
+def _summary_table(summary: pd.DataFrame, title: str, measures: Any, rows: pd.DataFrame) -> Any:
+    """Return a table of one scope; a value that fewer conditions have than others says how many."""
     from rich.table import Table
 
+    n_conditions = rows.set_index(["metric", "candidate"])["n_conditions"]
+    most = n_conditions.max()
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    shown = [c for c in summary.columns if c not in ("standing", "round_trip", "measured")]
+    shown = [c for c in summary.columns if c not in _ASIDE and c != "standing"]
     for column in shown:
         table.add_column(column.replace("_", " "), justify="right")
     table.add_column("standing")
     for name, row in summary.iterrows():
-        numbers = ["–" if value != value else f"{value:.3g}" for value in (row[c] for c in shown)]
+        cells = []
+        for column in shown:
+            value = "–" if row[column] != row[column] else f"{row[column]:.3g}"
+            n = n_conditions.get((name, column), most)
+            cells.append(value if n == most else f"{value} ({n} of {most})")
         table.add_row(
-            f"{measures[name].title} {_arrow(measures[name].metric)}", *numbers, row["standing"]
+            f"{measures[name].title} {_arrow(measures[name].metric)}", *cells, row["standing"]
         )
     return table
 
@@ -285,11 +332,12 @@ def _show_comparison(table: pd.DataFrame, models: list[str]) -> None:
 
     from c2s.evaluate.measures import MEASURES
 
-    columns = [*models, *(n for n in table["model"].unique() if n not in models)]
+    others = [n for n in table["model"].unique() if n not in models and n not in _ASIDE]
+    columns = [*models, *others]
     shown = Table()
     shown.add_column("")
-    for column in columns:
-        shown.add_column(column.replace("_", " "), justify="right")
+    for column in columns:  # a number is never cut off
+        shown.add_column(column.replace("_", " "), justify="right", overflow="fold")
     for metric in dict.fromkeys(table["metric"]):
         rows = table[table["metric"] == metric].set_index("model")
         cells = []
@@ -301,6 +349,46 @@ def _show_comparison(table: pd.DataFrame, models: list[str]) -> None:
             cells.append(f"{value:.3g}" + ("" if low != low else f" ({low:.3g}–{high:.3g})"))
         shown.add_row(f"{MEASURES[metric].title} {_arrow(MEASURES[metric].metric)}", *cells)
     Console().print(shown)
+
+
+def _require_order(truth: AnnData, seen: AnnData | None, real: Path, generated: Path) -> None:
+    """Refuse the mistakes that would be measured in silence."""
+    if real.is_file() and generated.is_file() and real.samefile(generated):
+        raise UsageError(
+            f"{real} and {generated} are the same file; REAL comes first, GENERATED second"
+        )
+    if "generate" in truth.uns.get("c2s", {}):
+        raise UsageError(f"{real} was written by c2s generate; REAL comes first, GENERATED second")
+    if seen is None and "split" in truth.obs:
+        parts = set(truth.obs["split"].astype(str))
+        if {"train", "test"} <= parts:
+            warn(
+                f"{real}: obs['split'] tells training from test cells; give --split split to use it"
+            )
+
+
+def _like(folder: Path, made: AnnData, path: Path) -> tuple[AnnData, str, int]:
+    """Return generated cells over the genes of an earlier evaluation, its encoder and its sentence length."""
+    import numpy as np
+
+    from c2s.cells.vocabulary import GeneVocabulary
+    from c2s.encoders.pca import PCAEncoder
+    from c2s.evaluate.result import Evaluation
+
+    facts = Evaluation.read(folder).facts
+    encoder = PCAEncoder.load(folder / "encoder.npz")
+    genes = encoder.vocabulary_
+    if genes is None or len(genes) != facts["n_genes"]:
+        raise UsageError(
+            f"--like {folder}: was about a programme of genes; give --encoder and --genes yourself"
+        )
+    columns = genes.align(GeneVocabulary.from_var(made.var))
+    if (columns < 0).any():
+        raise UsageError(
+            f"--like {folder}: {path} lacks {int((columns < 0).sum()):,} of its {len(genes):,} genes "
+            f"({listing([genes.words[i] for i in np.flatnonzero(columns < 0)[:3]])})"
+        )
+    return made[:, columns].copy(), f"pca:{folder / 'encoder.npz'}", int(facts["top_k"])
 
 
 def _wanted(texts: list[str]) -> dict[str, int]:
@@ -320,7 +408,10 @@ def _gene_words(text: str) -> list[str]:
 
     file, found, name = text.rpartition(".gmt:")
     if not found:
-        return text_lines(Path(text))
+        words = text_lines(Path(text))
+        if not words:
+            raise UsageError(f"--genes {text}: the file is empty, expected a gene a line")
+        return words
     sets = {each.name: each for each in read_gmt(f"{file}.gmt")}
     if name not in sets:
         close = nearest(name, sets) or list(sets)

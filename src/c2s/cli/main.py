@@ -332,6 +332,36 @@ def annotate(
     confidence_key: Annotated[
         str, typer.Option("--confidence-key", help="Column of obs for its probability.")
     ] = "c2s_confidence",
+    top_n: Annotated[
+        int | None,
+        typer.Option(
+            "--top-n",
+            help="Also a table of so many labels a cell, in obsm.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    entropy_key: Annotated[
+        str | None,
+        typer.Option(
+            "--entropy-key",
+            help="Also a column of obs for the entropy in nats.",
+            show_default=False,
+        ),
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-confidence",
+            help="A cell whose best label is less probable is called unknown.",
+            min=0,
+            max=1,
+            show_default=False,
+        ),
+    ] = None,
+    unknown: Annotated[
+        str, typer.Option("--unknown", help="What such a cell is called.")
+    ] = "unknown",
     truth: Annotated[
         str | None,
         typer.Option(
@@ -363,7 +393,8 @@ def annotate(
         )
     run(
         adata, _model(model, device, dtype), labels or None, key_added=key,
-        confidence_key=confidence_key, views=views, genes=_genes(genes), layer=layer, top_k=top_k,
+        confidence_key=confidence_key, top_n=top_n, entropy_key=entropy_key,
+        min_confidence=min_confidence, unknown=unknown, views=views, genes=_genes(genes), layer=layer, top_k=top_k,
         batch_size=batch_size, strict=strict, seed=seed,
     )  # fmt: skip
     _write(adata, out)
@@ -619,8 +650,8 @@ def _say(as_json: bool, facts: dict[str, Any], text: str) -> None:
 def _add_groups() -> None:
     """Add the commands that have commands of their own."""
     from c2s.cli.corpus import app as corpus
-    from c2s.cli.study import app as study
     from c2s.cli.evaluate import compare, evaluate
+    from c2s.cli.study import app as study
 
     app.command()(evaluate)
     app.command()(compare)

@@ -6,13 +6,14 @@ engine knows token ids and constraints, nothing of genes, labels or AnnData.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from c2s.common.errors import UsageError
 from c2s.common.seeds import cell_keys
+from c2s.constraints.answers import AnswerTree, answer_trees
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
 from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
 from c2s.decoding.sampling import Sampling, choose
@@ -21,6 +22,7 @@ __all__ = ["Engine", "Sampling", "TransformersEngine", "choose"]
 
 if TYPE_CHECKING:
     import torch
+    from transformers import Cache
 
     from c2s.models.directory import Model
 
@@ -30,8 +32,17 @@ Progress = Callable[[int], None]
 Writer = Callable[[list[np.ndarray], np.ndarray], list[TokenState]]
 #: Most tokens that are guessed at once. A processor pays for every token that is fed, a GPU for every pass.
 _GUESSES_CPU, _GUESSES_GPU = 2, 8
-#: Bytes of keys and values that copies of a prompt for its answers may take.
+#: Bytes of keys and values that the prompts of a batch may take while their answers are scored.
 _CACHE_BUDGET = 1 << 30
+
+#: Bytes of logits behind the prompts of a batch.
+_LOGITS_BUDGET = 1 << 28
+
+#: Tokens that a CPU reads at once while answers are scored; more only leave its caches.
+_CPU_TOKENS = 3_000
+
+#: Rows of a tree of answers; longer lists are scored in several.
+_TREE_ROWS = 128
 
 
 class Engine(Protocol):
@@ -156,68 +167,115 @@ class TransformersEngine:
     ) -> np.ndarray:
         """Return the exact log-probability of every answer behind every prompt.
 
-        The prompt is computed once; the answers, which include their end token, share its cache.
+        A prompt is read once. The answers, which include their end token, are then read behind it in one pass as
+        a tree (`AnswerTree`): each row sees the prompt and its own way from there, and what answers share is
+        read once. No copy of a prompt is made for an answer.
 
         Returns
         -------
         float64 array, shape (n_prompts, n_answers)
+
+        Raises
+        ------
+        UsageError
+            Prompt and answer do not fit into the model's context, or the network has layers other than full
+            or sliding attention.
+        InputError
+            Two answers have the same tokens, or one has none.
         """
         import torch
 
+        trees = answer_trees(answers, _TREE_ROWS)
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
+        kinds = self._attention_kinds()
+        n_rows = max(len(tree) for _, tree in trees)
+        tokens = max(map(len, prompts), default=0) + n_rows
+        logits_bytes = 4 * n_rows * self.network.get_output_embeddings().weight.shape[0]
+        most = min(_LOGITS_BUDGET // logits_bytes, _CACHE_BUDGET // (tokens * self._cache_bytes()))
+        if self.network.device.type == "cpu":
+            most = min(most, _CPU_TOKENS // tokens)
         scores = np.empty((len(prompts), len(answers)))
-        # Each answer gets a copy of its prompt's cache: that decides how many fit at once.
-        per_answer = self._cache_bytes() * (
-            max(map(len, prompts), default=0) + max(map(len, answers))
-        )
-        together = max(1, min(len(answers), _CACHE_BUDGET // per_answer))
-        prompts_at_once = max(1, _CACHE_BUDGET // (per_answer * together))
-        for rows in self._batches(prompts, extra=4 * len(answers), most=prompts_at_once):
-            batch = [prompts[i] for i in rows]
+        for rows in self._batches(prompts, extra=n_rows, most=max(1, most)):
             with torch.inference_mode():
-                for first in range(0, len(answers), together):
-                    part = slice(first, first + together)
-                    scores[rows, part] = self._score_batch(batch, answers[part])
+                batch = self._score_batch([prompts[i] for i in rows], trees, kinds)
+            for (which, _), found in zip(trees, batch, strict=True):
+                scores[np.ix_(rows, which)] = found
             if progress:
                 progress(len(rows))
         return scores
 
     def _score_batch(
-        self, prompts: list[np.ndarray], answers: Sequence[Sequence[int]]
-    ) -> np.ndarray:
+        self,
+        prompts: list[np.ndarray],
+        trees: Sequence[tuple[np.ndarray, AnswerTree]],
+        kinds: Mapping[str, int | None],
+    ) -> list[np.ndarray]:
+        """Return log p of the answers of each tree, float64 arrays of shape (n_prompts, n_answers of it)."""
         import torch
 
-        ids, mask = self._left_padded(prompts)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.network(
+        from c2s.decoding.prompt_cache import read_prompts
+
+        device = self.network.device
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        # The last token of a prompt is row 0 of every tree.
+        ids = np.full((len(prompts), max(map(len, prompts)) - 1), self.pad_id, dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt) - 1] = prompt[:-1]
+        last = torch.tensor([int(p[-1]) for p in prompts], device=device)
+        cache = read_prompts(self.network, torch.from_numpy(ids).to(device))
+        found = []
+        for _, tree in trees:
+            steps = self._score_tree(tree, last, lengths, cache, ids.shape[1], kinds)
+            found.append(tree.totals(steps))
+            cache.crop(-len(tree))
+        return found
+
+    def _score_tree(
+        self,
+        tree: AnswerTree,
+        last: torch.Tensor,
+        lengths: torch.Tensor,
+        cache: Cache,
+        n_cached: int,
+        kinds: Mapping[str, int | None],
+    ) -> np.ndarray:
+        """Return log p of each step of a tree behind each prompt. float64, shape (n_prompts, n_steps)."""
+        import torch
+
+        device = last.device
+        ids = torch.as_tensor(tree.token, device=device).repeat(len(last), 1)
+        ids[:, 0] = last
+        positions = lengths[:, None] - 1 + torch.as_tensor(tree.depth, device=device)
+        sees = torch.as_tensor(tree.sees, device=device)
+        masks = {
+            kind: _tree_mask(positions, sees, n_cached, window, self.network.dtype)
+            for kind, window in kinds.items()
+        }
+        logits = self.network(
             input_ids=ids,
-            attention_mask=mask,
+            # Networks with one kind of layer take a tensor, those with several a mask for each kind.
+            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
             position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        n, m = len(prompts), len(answers)
-        longest = max(map(len, answers))
-        tokens = torch.full((m, longest), self.pad_id, device=ids.device)
-        real = torch.zeros((m, longest), dtype=torch.bool, device=ids.device)
-        for row, answer in enumerate(answers):
-            tokens[row, : len(answer)] = torch.as_tensor(answer, device=ids.device)
-            real[row, : len(answer)] = True
-        first = out.logits[:, -1].float().log_softmax(-1)[:, tokens[:, 0]]  # (n, m)
-        if longest == 1:
-            return first.double().cpu().numpy()
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(m)  # row i·m + j: prompt i, answer j
-        follow = self.network(
-            input_ids=tokens[:, :-1].repeat(n, 1),
-            attention_mask=torch.cat([mask.repeat_interleave(m, 0), mask.new_ones(n * m, longest - 1)], dim=1),
-            position_ids=positions[:, -1:].repeat_interleave(m, 0) + torch.arange(1, longest, device=ids.device),
             past_key_values=cache,
             use_cache=True,
-        ).logits.float().log_softmax(-1)  # fmt: skip
-        wanted = tokens[:, 1:].repeat(n, 1)
-        each = follow.gather(-1, wanted[..., None])[..., 0] * real[:, 1:].repeat(n, 1)
-        return (first.double() + each.double().sum(-1).view(n, m)).cpu().numpy()
+        ).logits.float()  # (n_prompts, n_rows, vocabulary)
+        at = torch.as_tensor(tree.step_row), torch.as_tensor(tree.step_token)
+        # One prompt after the other, so that its logits are still at hand.
+        steps = torch.stack([prompt.log_softmax(-1)[at] for prompt in logits])
+        return np.asarray(steps.cpu().double().numpy())
+
+    def _attention_kinds(self) -> dict[str, int | None]:
+        """Return the window of each kind of attention that the layers have, None where it is unlimited."""
+        config: Any = self.network.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        either = "full_attention" if window is None else "sliding_attention"
+        kinds = set(getattr(config, "layer_types", None) or [either])
+        if other := kinds - {"full_attention", "sliding_attention"}:
+            raise UsageError(
+                f"labels cannot be scored by a network with layers of {min(other)};"
+                " full and sliding attention are known"
+            )
+        return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
     def _cache_bytes(self) -> int:
         """Return an upper bound for the bytes of keys and values of one token."""
@@ -290,3 +348,38 @@ class TransformersEngine:
                 f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
                 "ask for fewer genes (top_k)"
             )
+
+
+def _tree_mask(
+    positions: torch.Tensor,
+    sees: torch.Tensor,
+    n_cached: int,
+    window: int | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return what the rows of a tree may look at: 0 where they may, a huge negative number where not.
+
+    Parameters
+    ----------
+    positions : int64 tensor, shape (n_prompts, n_rows)
+        Where each row stands in its text; row 0 is the last token of the prompt.
+    sees : bool tensor, shape (n_rows, n_rows)
+    n_cached
+        Tokens of the longest prompt without its last one; shorter prompts have padding behind them.
+    window
+        How many tokens, itself among them, a row reaches back to; None for all.
+
+    Returns
+    -------
+    tensor of `dtype`, shape (n_prompts, 1, n_rows, n_cached + n_rows)
+    """
+    import torch
+
+    before = torch.arange(n_cached, device=positions.device)
+    real = (before < positions[:, :1])[:, None].expand(-1, positions.shape[1], -1)
+    visible = torch.cat([real, sees.expand(len(positions), -1, -1)], dim=-1)
+    if window is not None:
+        at = torch.cat([before.expand(len(positions), -1), positions], dim=-1)
+        visible = visible & (at[:, None] > positions[..., None] - window)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

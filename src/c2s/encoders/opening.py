@@ -90,6 +90,12 @@ def open_encoder(
     return C2SEncoder(load_model(where, device=device), batch_size=batch_size, seed=seed)
 
 
+def is_fitted(spec: str) -> bool:
+    """Return whether the encoder that a text names is fitted on training cells, and not read from files."""
+    kind, _, where = spec.strip().partition(":")
+    return kind in ("pca", "scvi") and (not where or where.isdigit())
+
+
 def _pca(
     where: str, training: tuple[sp.csr_matrix, GeneVocabulary] | None, seed: int
 ) -> CellEncoder:

@@ -133,8 +133,8 @@ def write_cell_eval(
     strata = {stratum for stratum, _ in treated}
     kept = treated | {(stratum, untreated.value) for stratum in strata}
 
-    made = generated_cells(generated, top_k, seed)
     found = profiles(real, "the real cells", layer)
+    made = generated_cells(generated, top_k, seed, found.vocabulary)
     genes = shared_genes(found.vocabulary, made.cells.vocabulary)
     trip = RoundTrip(genes, genes, made.top_k, inverse, "no space", seed)
     rows = _rows(labels, kept)

@@ -47,7 +47,9 @@ class Generated:
     form: dict[str, float]
 
 
-def generated_cells(adata: AnnData, top_k: int | None, seed: int) -> Generated:
+def generated_cells(
+    adata: AnnData, top_k: int | None, seed: int, among: GeneVocabulary | None = None
+) -> Generated:
     """Read generated cells: their sentences where `obs` has them, else their expression, ranked.
 
     Parameters
@@ -58,19 +60,24 @@ def generated_cells(adata: AnnData, top_k: int | None, seed: int) -> Generated:
         Genes of a cell; by default the commonest length of the sentences, and 200 for expression.
     seed
         Orders ties of expression.
+    among
+        Genes of the real cells. Expression is ranked among those of them that it has, as real cells are: ranked among
+        more genes, its sentences would lose words to genes that are not looked at.
 
     Raises
     ------
     InputError
-        There are no cells, or no word of the sentences is a gene.
+        There are no cells, no word of the sentences is a gene, or none of the genes is in `among`.
     """
     if adata.n_obs == 0:
         raise InputError("the generated cells: found no cells")
     vocabulary = GeneVocabulary.from_var(adata.var)
     if SENTENCE not in adata.obs:
         found = profiles(adata, "the generated cells")
+        if among is not None:
+            found = found.among(shared_genes(among, vocabulary), "the generated cells")
         top_k = top_k or TOP_K
-        cells = rank_matrix(found.matrix, vocabulary, found.cell_ids, top_k=top_k, seed=seed)
+        cells = rank_matrix(found.matrix, found.vocabulary, found.cell_ids, top_k=top_k, seed=seed)
         return Generated(cells, top_k, {})
     texts = adata.obs[SENTENCE].astype(str).tolist()
     columns = [sentence_words(text, vocabulary) for text in texts]
@@ -101,21 +108,21 @@ def _first_places(columns: np.ndarray) -> np.ndarray:
 
 
 def shared_genes(real: GeneVocabulary, generated: GeneVocabulary) -> GeneVocabulary:
-    """Return the genes that both have, in the order of the generated cells.
+    """Return the genes that both have, in the order of the real cells.
 
     Raises
     ------
     InputError
         There are none.
     """
-    columns = np.flatnonzero(generated.align(real) >= 0)
+    columns = np.flatnonzero(real.align(generated) >= 0)
     if len(columns) == 0:
         raise InputError(
             f"real and generated cells share no gene: {listing(real.words, 3)} against "
             f"{listing(generated.words, 3)}; are both symbols of one species?"
         )
     return GeneVocabulary.from_words(
-        [generated.words[c] for c in columns], [generated.symbols[c] for c in columns]
+        [real.words[c] for c in columns], [real.symbols[c] for c in columns]
     )
 
 

@@ -21,9 +21,7 @@ from c2s.evaluate.measures import (
 from c2s.evaluate.measuring import Measurement
 from c2s.evaluate.prepare import Prepared, Settings, left_out, prepare
 from c2s.evaluate.result import Evaluation
-from c2s.evaluate.splits import (
-    find_resampling,
-)
+from c2s.evaluate.splits import draw, find_resampling
 from c2s.metrics import (
     knn_accuracy,
     label_transfer,
@@ -34,6 +32,10 @@ from c2s.metrics import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: A larger share of generated cells below the 5th percentile of real cells' distances is told; 0.05 is right.
+COPIED = 0.25
+#: Fewer halves than this are told.
+FEW_SPLITS = 10
 #: Columns that are taken for the donor where none is named.
 DONOR_COLUMNS = ("donor", "donor_id")
 
@@ -121,6 +123,8 @@ def evaluate(
     """
     if n_splits < 2:
         raise UsageError(f"n_splits: found {n_splits}, expected at least 2")
+    by = [by] if isinstance(by, str) else list(by)
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     untreated = None if control is None else Control.parse(control, by)
     single, together = chosen_measures(
         None if metrics is None else list(metrics), untreated is not None
@@ -137,12 +141,16 @@ def evaluate(
         together=together,
         wanted=wanted,
         resampling=resampling,
-        pairs=_pairs(real, generated) if paired else None,
+        pairs=_pairs(real, generated, data) if paired else None,
         n_splits=n_splits,
         seed=seed,
     )
     table = run.table()
-    nearest = _nearest_training(data)
+    if table.empty:
+        reasons = "; ".join(dict.fromkeys(row["reason"] for row in run.left_out))
+        raise InputError(f"nothing could be measured: {reasons}")
+    matched = _matched(data, run.compared, seed)
+    nearest = _nearest_training(data, *matched)
     if not nearest:
         reason = "needs the training cells, and none were given"
         run.left_out.append(left_out("", "generated", "memorisation", reason))
@@ -158,9 +166,9 @@ def evaluate(
         "seed": seed,
         "intervals": resampling.sentence(),
         "resampled": {"of": resampling.of, "column": resampling.column, "n": len(resampling.names)},
-        "labels_recovered": _labels_recovered(data),
+        "labels_recovered": _labels_recovered(data, matched[1]),
         "memorisation": _memorisation(nearest),
-        "notes": data.notes,
+        "notes": [*_copied(nearest), *data.notes, *_seen_already(nearest), *_few_splits(n_splits)],
     }
     return Evaluation(
         table=table,
@@ -182,6 +190,7 @@ def _cell_facts(data: Prepared) -> dict[str, Any]:
         "top_k": trip.top_k,
         "n_genes": len(trip.genes),
         "n_genes_measured": len(trip.measured),
+        "genes_measured": hashlib.sha256("\n".join(trip.measured.words).encode()).hexdigest()[:16],
         "encoder": encoder_id(trip.space),
         "n_dimensions": trip.space.n_dimensions,
         "encoder_fitted_on": data.fitted_on,
@@ -202,14 +211,58 @@ def _digest(data: Prepared) -> str:
     return content.hexdigest()[:16]
 
 
-def _nearest_training(data: Prepared) -> dict[str, np.ndarray]:
-    """Return distances to the nearest training cell of generated and real cells; nothing without training cells."""
+def _matched(data: Prepared, compared: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of real and of generated cells with as many of each compared condition."""
+    real, made = [], []
+    for c in compared:
+        rows, others = data.real.rows(c), data.generated.rows(c)
+        n = min(len(rows), len(others))
+        real.append(draw(rows, n, seed, 0, c, "matched real"))
+        made.append(draw(others, n, seed, 0, c, "matched generated"))
+    return np.concatenate(real), np.concatenate(made)
+
+
+def _nearest_training(
+    data: Prepared, real: np.ndarray, generated: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return distances of some cells to their nearest training cell; nothing without training cells."""
     if data.seen is None:
         return {}
     return {
-        "generated": nearest_distance(data.generated.points, data.seen),
-        "real": nearest_distance(data.real.points, data.seen),
+        "generated": nearest_distance(data.generated.points[generated], data.seen),
+        "real": nearest_distance(data.real.points[real], data.seen),
     }
+
+
+def _copied(nearest: dict[str, np.ndarray]) -> list[str]:
+    """Say so where generated cells lie as near to training cells as only copies do."""
+    if not nearest:
+        return []
+    share = memorisation_summary(nearest["generated"], nearest["real"]).share_below_5th
+    if share < COPIED:
+        return []
+    return [
+        f"Probably copies: {share:.0%} of the generated cells are as near to a training cell as the nearest 5 % of the "
+        "real cells. The distances then say nothing for them."
+    ]
+
+
+def _few_splits(n_splits: int) -> list[str]:
+    if n_splits >= FEW_SPLITS:
+        return []
+    return [f"{n_splits} random halves are few: figures and intervals are rough, 30 are usual."]
+
+
+def _seen_already(nearest: dict[str, np.ndarray]) -> list[str]:
+    """Say how many of the real cells are training cells."""
+    real = nearest.get("real", np.ones(1))
+    n = int((real == 0).sum())
+    if n == 0:
+        return []
+    return [
+        f"{n:,} of {len(real):,} real cells lie exactly where a training cell does: they were probably trained on, and "
+        "then neither the distances nor the check for memorising are honest."
+    ]
 
 
 def _memorisation(nearest: dict[str, np.ndarray]) -> dict[str, float] | None:
@@ -239,31 +292,33 @@ def _groups(real: AnnData, cluster: str | None) -> tuple[list[str] | None, str |
     return None, None
 
 
-def _pairs(real: AnnData, generated: AnnData) -> np.ndarray:
-    """Return for each real cell the row of the generated cell of the same name, −1 where there is none."""
+def _pairs(real: AnnData, generated: AnnData, data: Prepared) -> np.ndarray:
+    """Return for each real cell the generated cell of the same name and condition, −1 where there is none."""
+    if not generated.obs_names.is_unique:
+        raise InputError("paired: names of generated cells occur more than once")
     rows = np.asarray(generated.obs_names.get_indexer(real.obs_names), dtype=np.int64)
+    rows[data.generated.condition[rows] != data.real.condition] = -1
     if (rows < 0).all():
         raise InputError(
-            "paired: no generated cell has the name of a real one; expected obs_names that say which cells belong "
-            f"together (real: {real.obs_names[0]!r}, generated: {generated.obs_names[0]!r})"
+            "paired: no generated cell has the name of a real one of its condition; expected obs_names that say which "
+            f"cells belong together (real: {real.obs_names[0]!r}, generated: {generated.obs_names[0]!r})"
         )
     return rows
 
 
-def _labels_recovered(data: Prepared) -> dict[str, float] | None:
+def _labels_recovered(data: Prepared, generated: np.ndarray) -> dict[str, float] | None:
     """Return the share of cells whose nearest real cells vote for their own condition, generated and real."""
     neighbors = 15
-    known = data.generated.condition >= 0
     if len(data.real.condition) <= neighbors or len(np.unique(data.real.condition)) < 2:
         return None
     votes = label_transfer(
         data.real.points,
         data.real.condition,
-        data.generated.points[known],
+        data.generated.points[generated],
         n_neighbors=neighbors,
     )
     return {
-        "generated": float(np.mean(votes == data.generated.condition[known])),
+        "generated": float(np.mean(votes == data.generated.condition[generated])),
         "real": knn_accuracy(data.real.points, data.real.condition, n_neighbors=neighbors),
     }
 

@@ -252,11 +252,13 @@ def chosen_measures(
     Raises
     ------
     UsageError
-        A name is unknown, or needs control cells where none are.
+        There is no name, or one that is unknown or needs control cells where none are.
     """
     if names is None:
         single = [MEASURES[n] for n in DEFAULT if has_control or MEASURES[n].kind != "response"]
         return single, [MEASURES[n] for n in DEFAULT_TOGETHER]
+    if not names:
+        raise UsageError(f"metrics: found none; there are {listing(list(MEASURES), 20)}")
     for name in names:
         if name not in MEASURES:
             raise UsageError(

@@ -11,7 +11,8 @@ import pandas as pd
 from c2s.common.errors import InputError, listing
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
-from c2s.evaluate.measures import Measure, Sample, Setting
+from c2s.evaluate.floors import MOST_CELLS
+from c2s.evaluate.measures import FEWEST_CELLS, Measure, Sample, Setting
 from c2s.evaluate.prepare import Prepared, left_out
 from c2s.evaluate.splits import Resampling, draw, half_of_groups, halves, interval
 from c2s.metrics import median_gamma
@@ -28,6 +29,25 @@ CANDIDATES = {
     "round_trip": "real cells through sentences, against measured expression: the cost of the round trip",
     "measured": "other real cells, both in measured expression: what the round trip is to be compared with",
 }
+
+#: Candidates that are of the cells at hand: their intervals are over cells also where donors are drawn.
+OF_THESE_CELLS = ("ceiling", "other_ties", "round_trip", "measured")
+
+#: Columns of the table; those of the labels stand behind the second.
+COLUMNS = (
+    "scope",
+    "condition",
+    "candidate",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "n_cells",
+    "n_conditions",
+)
 
 
 class Measurement:
@@ -51,14 +71,36 @@ class Measurement:
         self.resampling, self.pairs = resampling, pairs
         self.n_splits, self.seed = n_splits, seed
         self.left_out: list[dict[str, str]] = list(data.missing)
+        # A label may be called as a column of the table is, "condition" above all.
+        self.label_columns = [
+            f"{name}_label" if name in COLUMNS else name for name in data.conditions.by
+        ]
         self.settings: dict[int | None, Setting] = {}
         self.real_rows = [data.real.rows(c) for c in range(len(data.conditions))]
         self.size = [
-            min(len(rows), len(data.generated.rows(c))) // 2
+            min(len(rows), len(data.generated.rows(c)), MOST_CELLS) // 2
             for c, rows in enumerate(self.real_rows)
         ]
         self.compared = [c for c in range(len(data.conditions)) if treated[c] and self.size[c] >= 1]
+        self.donor_size = self._donor_sizes() if resampling.of == "donors" else {}
         self._name_what_is_not_compared()
+
+    def _donor_sizes(self) -> dict[int, int]:
+        """Return how many cells of each condition are compared between halves of the donors.
+
+        One number for all halves, since distances grow as cells get fewer: what three quarters of the halves have on
+        either side.
+        """
+        sizes = {}
+        for c in self.compared:
+            groups = self.resampling.groups[self.real_rows[c]]
+            found = []
+            for split in range(self.n_splits):
+                chosen = half_of_groups(len(self.resampling.names), self.seed, split)
+                inside = int(np.isin(groups, chosen).sum())
+                found.append(min(inside, len(groups) - inside, self.size[c]))
+            sizes[c] = int(np.quantile(found, 0.25, method="lower"))
+        return sizes
 
     def _name_what_is_not_compared(self) -> None:
         for c in np.flatnonzero(self.treated).tolist():
@@ -107,11 +149,7 @@ class Measurement:
         rows = self._condition_rows(names, cells, donors)
         rows += self._mean_rows(names, cells, donors)
         rows += self._together_rows(names, pooled, pooled_donors)
-        columns = [
-            "scope", "condition", *self.conditions.by, "candidate", "metric", "value", "low", "high",
-            "difference", "difference_low", "difference_high", "n_cells", "n_conditions",
-        ]  # fmt: skip
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=[*COLUMNS[:2], *self.label_columns, *COLUMNS[2:]])
 
     # -- samples ---------------------------------------------------------------------------------------------------
 
@@ -124,10 +162,12 @@ class Measurement:
         if donors is None:
             first, second = halves(rows, n, self.seed, split, c)
         else:
+            n = self.donor_size[c]
             inside = np.isin(self.resampling.groups[rows], donors)
             first, _ = halves(rows[inside], n, self.seed, split, c)
             second = draw(rows[~inside], n, self.seed, split, c, "other donors")
-            n = len(first)
+            if min(len(first), len(second)) < n:
+                return {}
         truth = Sample(data.real, first)
         found: dict[str, tuple[Sample, Sample]] = {}
         for other in (data.generated, *data.floors):
@@ -135,12 +175,8 @@ class Measurement:
             if len(drawn) == n > 0:
                 found[other.name] = (truth, Sample(other, drawn))
         if donors is not None:
-            m = min(n, len(second))
-            if m:
-                found["other_donors"] = (
-                    Sample(data.real, first[:m]),
-                    Sample(data.real, second[:m]),
-                )
+            if n:
+                found["other_donors"] = (truth, Sample(data.real, second))
             return found
         found["ceiling"] = (truth, Sample(data.real, second))
         found["other_ties"] = (truth, Sample(data.other_ties, first))
@@ -243,13 +279,26 @@ class Measurement:
                 elif measure.kind == "response" and c not in self.data.control:
                     reason = "no control cell has the same other labels"
                     self.left_out.append(left_out(condition, "", measure.name, reason))
+            if self.donor_size.get(c, FEWEST_CELLS) < FEWEST_CELLS:
+                reason = (
+                    f"{self.donor_size[c]:,} cells in halves of the donors; no interval over donors"
+                )
+                self.left_out.append(left_out(condition, "other_donors", "", reason))
+        n_cells = sum(self.size[c] for c in self.compared)
+        for measure in self.together:
+            need = measure.fewest(self.data.trip.space.n_dimensions, self.wanted)
+            if n_cells < need:
+                reason = (
+                    f"all conditions together: {n_cells:,} cells on each side, {need:,} are needed"
+                )
+                self.left_out.append(left_out("", "", measure.name, reason))
 
     def _row(self, scope: str, c: int | None, name: str, measure: Measure) -> dict[str, Any]:
         labels = self.conditions.values[c] if c is not None else ("",) * len(self.conditions.by)
         return {
             "scope": scope,
             "condition": "" if c is None else self.conditions.name(c),
-            **dict(zip(self.conditions.by, labels, strict=True)),
+            **dict(zip(self.label_columns, labels, strict=True)),
             "candidate": name,
             "metric": measure.name,
         }
@@ -266,13 +315,30 @@ class Measurement:
                         cells[c, :, m],
                         k,
                         2 * self.size[c],
-                        None if donors is None else donors[c, :, m],
+                        self._by_donor(donors, c, name, m, measure),
                         groups,
                     )
                     if figure is not None:
                         row = self._row("condition", c, name, measure)
-                        rows.append(row | figure | {"n_cells": self.size[c], "n_conditions": 1})
+                        n_cells = self._cells_of(c, name)
+                        rows.append(row | figure | {"n_cells": n_cells, "n_conditions": 1})
         return rows
+
+    def _cells_of(self, c: int, name: str) -> int:
+        return self.donor_size[c] if name == "other_donors" else self.size[c]
+
+    def _by_donor(
+        self,
+        donors: np.ndarray | None,
+        where: int | list[int] | None,
+        name: str,
+        m: int,
+        measure: Measure,
+    ) -> np.ndarray | None:
+        """Return values of halves of the donors, (…, n_candidates, n_splits), where intervals are over donors."""
+        if donors is None or name in OF_THESE_CELLS or measure.costly:
+            return None
+        return donors[:, m] if where is None else donors[where, :, m]
 
     def _mean_rows(
         self, names: list[str], cells: np.ndarray, donors: np.ndarray | None
@@ -284,7 +350,7 @@ class Measurement:
                 known = [c for c in self.compared if np.isfinite(source[c, k, m]).any()]
                 if not known:
                     continue
-                n_cells = sum(self.size[c] for c in known)
+                n_cells = sum(self._cells_of(c, name) for c in known)
                 figure = self._mean_figures(cells, donors, known, k, m)
                 if figure is not None:
                     row = self._row("mean", None, name, measure)
@@ -299,11 +365,13 @@ class Measurement:
             means = _mean(cells[known, :, m], axis=2)
             between = self._over_conditions(means[:, k] - means[:, 0], known)
             return self._over_conditions(means[:, k], known) | _as_difference(between, k)
+        name = list(CANDIDATES)[k]
+        by_donor = self._by_donor(donors, known, name, m, self.single[m])
         return self._figures(
             _mean_of_splits(cells[known, :, m]),
             k,
             2 * sum(self.size[c] for c in known),
-            None if donors is None else _mean_of_splits(donors[known, :, m]),
+            None if by_donor is None else _mean_of_splits(by_donor),
             len(self.resampling.names),
         )
 
@@ -318,7 +386,7 @@ class Measurement:
                     pooled[:, m],
                     k,
                     2 * n_cells,
-                    None if donors is None else donors[:, m],
+                    self._by_donor(donors, None, name, m, measure),
                     len(self.resampling.names),
                 )
                 if figure is not None:
@@ -351,19 +419,19 @@ class Measurement:
     ) -> dict[str, float] | None:
         """Return a value with its interval, or None where no split has one.
 
-        `by_donor` are values of halves of the donors. Only generated cells, floors and other donors have them; the
-        ceiling and the round trip are of the cells at hand, and their intervals over cells.
+        `by_donor` are values of halves of the donors, or None where the interval is over cells.
         """
-        has_donors = by_donor is not None and bool(np.isfinite(by_donor).any())
-        known = values if np.isfinite(values).any() else by_donor if has_donors else None
-        if known is None:
+        known = values if by_donor is None or np.isfinite(values).any() else by_donor
+        if not np.isfinite(known).any():
             return None
         value = float(_mean(known, axis=0))
-        if has_donors and by_donor is not None:
+        if by_donor is None:
+            low, high = interval(value, values - value, n_cells)
+        elif np.isfinite(by_donor).any():
             about = by_donor - _mean(by_donor, axis=0)
             low, high = interval(value, about, n_donors, drawn=max(1, n_donors // 2))
-        else:
-            low, high = interval(value, values - value, n_cells)
+        else:  # too few cells in halves of the donors: nothing is known of how donors vary
+            low, high = float("nan"), float("nan")
         return {"value": value, "low": low, "high": high}
 
     def _over_conditions(self, values: np.ndarray, known: list[int]) -> dict[str, float]:

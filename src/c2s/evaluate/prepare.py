@@ -12,8 +12,9 @@ import scipy.sparse as sp
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.sentences import fit_inverse
 from c2s.cells.vocabulary import GeneVocabulary
+from c2s.common.errors import UsageError, listing
 from c2s.encoders.base import CellEncoder
-from c2s.encoders.opening import open_encoder
+from c2s.encoders.opening import is_fitted, open_encoder
 from c2s.evaluate.cells import (
     Generated,
     Profiles,
@@ -31,6 +32,10 @@ from c2s.evaluate.measures import Candidate
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: Added to the seed for the ties of generated expression.
+GENERATED_TIES = 2
+#: A larger share of words that real cells do not know is told.
+MOST_DROPPED = 0.01
 REAL, GENERATED, TRAIN = "the real cells", "the generated cells", "the training cells"
 
 
@@ -110,8 +115,11 @@ def prepare(
     """Read all cells and take them through the round trip; parameters and errors as `evaluate`."""
     conditions = Conditions.of(real, settings.by)
     made_codes = conditions.codes(condition_labels(generated, settings.by, GENERATED))
-    made = generated_cells(generated, settings.top_k, settings.seed)
     found = profiles(real, REAL, settings.layer)
+    # Ties of their own: a generated cell may have the name of a real one.
+    made = generated_cells(
+        generated, settings.top_k, settings.seed + GENERATED_TIES, found.vocabulary
+    )
     genes = shared_genes(found.vocabulary, made.cells.vocabulary)
     truth = _Labelled(found.among(genes, REAL), condition_labels(real, settings.by, REAL))
     seen = None
@@ -124,14 +132,15 @@ def prepare(
     real_cells = candidate("ceiling", trip, trip.rank(truth.cells), codes)
     measured = trip.look(truth.cells.matrix)
     floors, missing, control = _floors(trip, truth, seen, conditions, settings)
+    ours = rename(made.cells, genes)
     fitted_on = "given"
-    if isinstance(settings.encoder, str) and settings.encoder.partition(":")[0] in ("pca", "scvi"):
+    if isinstance(settings.encoder, str) and is_fitted(settings.encoder):
         fitted_on = "real" if seen is None else "train"
     return Prepared(
         conditions=conditions,
         trip=trip,
         real=real_cells,
-        generated=candidate("generated", trip, rename(made.cells, genes), made_codes),
+        generated=candidate("generated", trip, ours, made_codes),
         floors=floors,
         other_ties=replace(
             real_cells, name="other_ties", sentences=trip.rank(truth.cells, settings.seed + 1)
@@ -141,7 +150,7 @@ def prepare(
         seen=None if seen is None else trip.points(trip.expression(trip.rank(seen.cells))),
         fitted_on=fitted_on,
         form=made.form,
-        notes=_notes(found, train is not None),
+        notes=_notes(found, train is not None, 1 - len(ours.genes) / max(1, len(made.cells.genes))),
         missing=missing,
     )
 
@@ -188,7 +197,7 @@ def _counts(adata: AnnData, genes: GeneVocabulary, layer: str | None) -> sp.csr_
     return align_columns("scvi", matrix, GeneVocabulary.from_var(var), genes)
 
 
-def _notes(real: Profiles, has_training: bool) -> list[str]:
+def _notes(real: Profiles, has_training: bool, dropped: float) -> list[str]:
     notes = []
     if not has_training:
         notes.append(
@@ -198,6 +207,11 @@ def _notes(real: Profiles, has_training: bool) -> list[str]:
     if real.kind == "logged":
         notes.append(
             "The real cells hold logged values, which were taken to be log10(1 + x) of 10,000 counts a cell."
+        )
+    if dropped > MOST_DROPPED:
+        notes.append(
+            f"{dropped:.1%} of the generated words are genes that the real cells do not have; those sentences are "
+            "shorter than the real ones, and look worse for it."
         )
     return notes
 
@@ -218,6 +232,7 @@ def _floors(
     control = settings.control
     if control is None:
         return floors, missing, {}
+    _require_control(control, conditions)
     untreated = control_rows(conditions, control, truth.labels)
     if untreated:
         rows = np.concatenate(list(untreated.values()))
@@ -237,6 +252,15 @@ def _floors(
             )
         )  # fmt: skip
     return floors, missing, untreated
+
+
+def _require_control(control: Control, conditions: Conditions) -> None:
+    at = conditions.by.index(control.column)
+    known = sorted({value[at] for value in conditions.values})
+    if control.value not in known:
+        raise UsageError(
+            f"control: no real cell has {control.column} {control.value!r}; it has {listing(known)}"
+        )
 
 
 def left_out(condition: str, name: str, metric: str, reason: str) -> dict[str, str]:

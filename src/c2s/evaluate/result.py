@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from c2s.common.errors import InputError
+from c2s.common.errors import InputError, listing
 from c2s.common.files import json_able
 from c2s.encoders.base import CellEncoder
 from c2s.evaluate.measures import MEASURES
@@ -22,7 +22,18 @@ from c2s.evaluate.wording import standing
 NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 #: Facts that must be equal for figures of two evaluations to be compared.
-_SAME = ("encoder", "real_cells", "by", "control", "top_k", "n_genes_measured", "n_splits", "seed")
+_SAME = {
+    "top_k": "other sentence lengths",
+    "genes_measured": "other genes (those that real and generated cells share)",
+    "encoder": "other encoders",
+    "real_cells": "other real cells",
+    "by": "other labels",
+    "control": "another control",
+    "inverse": "other lines from rank to expression",
+    "paired": "pairs in one only",
+    "n_splits": "other numbers of halves",
+    "seed": "other seeds",
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,6 @@ class Evaluation:
         wide["standing"] = [standing(rows[rows["metric"] == metric]).text for metric in order]
         return wide
 
-    def n_conditions(self, scope: str = "mean") -> dict[str, int]:
-        """Return over how many conditions the generated cells were measured, by metric."""
-        rows = self.table[(self.table["scope"] == scope) & (self.table["candidate"] == "generated")]
-        return dict(zip(rows["metric"], rows["n_conditions"].astype(int), strict=True))
-
     def to_dict(self) -> dict[str, Any]:
         """Return facts, table and what was left out, as JSON can hold them; undefined numbers are None."""
         return {
@@ -100,6 +106,10 @@ class Evaluation:
         """Restore what `to_dict` gave; pictures need the arrays, which are not in it."""
         facts = {k: v for k, v in values.items() if k not in ("table", "left_out")}
         table = pd.DataFrame(values["table"])
+        lacking = {"scope", "condition", "candidate", "metric", *NUMBERS} - set(table.columns)
+        unknown = [] if lacking else sorted(set(table["metric"]) - set(MEASURES))
+        if lacking or unknown:
+            raise ValueError(f"unexpected table: {listing(sorted(lacking) or unknown, 3)}")
         for column in table.columns:
             if column in NUMBERS:
                 table[column] = pd.to_numeric(table[column])
@@ -121,7 +131,7 @@ class Evaluation:
         file = file / "evaluation.json" if file.is_dir() else file
         try:
             return cls.from_dict(json.loads(file.read_text("utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: cannot be read as an evaluation ({type(error).__name__}: {error})"
             ) from error
@@ -169,11 +179,11 @@ def _require_same(evaluations: Mapping[str, Evaluation]) -> None:
     first = evaluations[names[0]].facts
     for name in names[1:]:
         other = evaluations[name].facts
-        for key in _SAME:
+        for key, what in _SAME.items():
             if first.get(key) != other.get(key):
                 raise InputError(
-                    f"{names[0]} and {name} cannot be compared: {key} is {first.get(key)!r} and {other.get(key)!r}; "
-                    "evaluate both on the same real cells with the same encoder and settings"
+                    f"{names[0]} and {name} cannot be compared: {what} ({key} is {first.get(key)!r} and "
+                    f"{other.get(key)!r}); evaluate the second with --like FOLDER of the first"
                 )
 
 

@@ -62,7 +62,10 @@ class Resampling:
         what = f"{len(self.names)} values of obs[{self.column!r}]"
         few = " So few make wide and rough intervals." if len(self.names) < 5 else ""
         if self.of == "donors":
-            return f"Intervals are over the {what}, which are drawn as wholes.{few}"
+            return (
+                f"Intervals are over the {what}, which are drawn as wholes; those of the ceiling, of the difference "
+                f"from it, and of the two-sample test are over cells.{few}"
+            )
         return (
             f"Intervals of means are over the {what}, drawn with all their conditions; those of single conditions "
             f"are over cells.{few}"
@@ -143,10 +146,13 @@ def interval(
     from scipy.stats import t
 
     known = deviations[np.isfinite(deviations)]
-    if len(known) < 2 or n_units < 2 or not np.isfinite(value):
+    n = len(known)
+    if n < 2 or n_units < 2 or not np.isfinite(value):
         return float("nan"), float("nan")
     m = n_units / 2 if drawn is None else drawn
     # A half of n units varies about the whole by (n - m) / m of the whole's own variance.
-    error = float(np.std(known, ddof=1)) * np.sqrt(m / (n_units - m))
-    half = float(t.ppf((1 + level) / 2, n_units - 1)) * error
+    spread = np.sqrt(m / (n_units - m))
+    # The figure is a mean over n halves, and its spread is known from n of them only.
+    error = float(np.std(known, ddof=1)) * np.sqrt(spread**2 + 1 / n)
+    half = float(t.ppf((1 + level) / 2, min(n_units, n) - 1)) * error
     return value - half, value + half

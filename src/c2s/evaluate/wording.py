@@ -87,7 +87,8 @@ def standing(rows: pd.DataFrame) -> Standing:
     """Judge generated cells by one metric in one scope.
 
     Two candidates are told apart where the interval of their difference does not hold 0, and the nearer one is that
-    nearer to the metric's ideal.
+    nearer to the metric's ideal. A floor that only some conditions have is judged by those: the generated cells' value
+    there is its own less the difference.
 
     Parameters
     ----------
@@ -99,14 +100,21 @@ def standing(rows: pd.DataFrame) -> Standing:
     if ours is None:
         return Standing("unknown", None)
     metric = MEASURES[ours["metric"]].metric
+
+    def lead(row: Mapping[Hashable, Any]) -> float:
+        """Return by how much generated cells are nearer to the ideal, over the conditions that both have."""
+        if metric.ideal == 0:  # not the gap: an unbiased distance below 0 is no further off than 0
+            return float(row["difference"])
+        return metric.gap(row["value"]) - metric.gap(row["value"] - row["difference"])
+
     floors = [found[name] for name in _FLOORS if name in found]
-    best = min(floors, key=lambda row: metric.gap(row["value"]), default=None)
+    best = min(floors, key=lead, default=None)
     name = None if best is None else str(best["candidate"])
     judges = [row for row in (ceiling, best) if row is not None]
     if not judges or not all(np.isfinite(row["difference_low"]) for row in judges):
         return Standing("unknown", name)
     real_too = ceiling is not None and not _apart(ceiling)
-    nearer = best is None or metric.better(ours["value"], best["value"])
+    nearer = best is None or lead(best) > 0
     if best is not None and not _apart(best):
         return Standing("blunt" if real_too else "same", name)
     if real_too:

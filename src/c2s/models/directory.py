@@ -63,6 +63,10 @@ class ModelCard(Config):
         default_factory=dict,
         description="Sampling defaults, chosen on validation cells: temperature, top_p.",
     )
+    calibration: dict[str, float] = Field(
+        default_factory=dict,
+        description="Of annotation, fitted on labelled cells: temperature, and errors before and after.",
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Where the weights come from."
     )
@@ -81,6 +85,13 @@ class ModelCard(Config):
             except TypeError as error:
                 raise ValueError(f"{dataset!r} is no line from rank to expression") from error
         return inverse
+
+    @field_validator("calibration")
+    @classmethod
+    def _temperature_is_possible(cls, calibration: dict[str, float]) -> dict[str, float]:
+        if not 0 < calibration.get("temperature", 1.0) < float("inf"):
+            raise ValueError("the temperature must be above 0")
+        return calibration
 
     def restored_inverse(
         self, vocabulary: GeneVocabulary, dataset: str | None = None
@@ -157,6 +168,13 @@ class Model:
         """Return the values of a condition or label that the model has seen in training."""
         return list(self.card.conditions.get(condition, []))
 
+    def spelling(self, condition: str, value: str) -> str:
+        """Return `value` as the model knows it, or as it is; case and `_`, `-` or space do not matter."""
+        known = self.known(condition)
+        if value in known:  # as it is, where two known values differ in nothing but case or dashes
+            return value
+        return {_folded(k): k for k in known}.get(_folded(value), value)
+
     def check_condition(self, condition: str, value: str, *, strict: bool = False) -> str:
         """Return `value` as the model knows it; case and `_`, `-` or space do not matter.
 
@@ -169,10 +187,8 @@ class Model:
             `strict`, and the model never saw the value.
         """
         known = self.known(condition)
-        if value in known:  # as it is, where two known values differ in nothing but case or dashes
-            return value
-        match = {_folded(k): k for k in known}.get(_folded(value))
-        if match is not None:
+        match = self.spelling(condition, value)
+        if match in known:
             return match
         close = nearest(value, known)
         message = (

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c2s.cells.inverse import RankExpressionModel
-from c2s.common.errors import UsageError
 from c2s.common.files import atomic_directory, refuse_foreign
 from c2s.encoders.pca import PCAEncoder
 from c2s.evaluate.cell_eval import write_cell_eval

@@ -212,6 +212,11 @@ def memorising(facts: Mapping[str, Any]) -> str:
             "Not checked: that takes the training cells, and none were given. Copies of training cells would score "
             "well everywhere on this page."
         )
+    if at(found, "real_median") == 0:
+        return (
+            "Not to be told: most of the real cells lie on training cells, so they are among them. Give real cells "
+            "that the generator was not trained on."
+        )
     generated, real = told_apart((at(found, "generated_median"), at(found, "real_median")))
     share, ratio = at(found, "share_below_5th"), at(found, "median_ratio")
     suspicious = finite(share) is not None and float(share) > _COPIES
@@ -328,7 +333,7 @@ def _table(evaluation: Evaluation, scope: str) -> dict[str, Any]:
                 "title": metric_title(metric),
                 "direction": _direction(MEASURES[metric].metric),
                 "cells": [
-                    (value, _interval(cells.get(name)))
+                    (value, _below(cells.get(name), some["n_conditions"]))
                     for name, value in zip(candidates, shown, strict=True)
                 ],
                 "place": found[metric].place,
@@ -343,6 +348,15 @@ def _table(evaluation: Evaluation, scope: str) -> dict[str, Any]:
 
 def _figure(row: Mapping[str, Any] | None) -> tuple[str, str]:
     return number(at(row, "value")), _interval(row)
+
+
+def _below(row: Mapping[str, Any] | None, n_conditions: int) -> str:
+    """Return the interval of a value, and of how many conditions it is, where others are of `n_conditions`."""
+    words = _interval(row)
+    own = at(row, "n_conditions")
+    if row is None or own == n_conditions:
+        return words
+    return f"{words} (of {count(own)} condition{'s' * (own > 1)})".lstrip()
 
 
 def _interval(row: Mapping[str, Any] | None) -> str:

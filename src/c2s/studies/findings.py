@@ -87,7 +87,8 @@ def joined(parts: Iterable[Findings]) -> Findings:
     for part in parts:
         whole.rows.extend(part.rows)
         whole.sections.extend(part.sections)
-        whole.facts.update(part.facts)
+        seconds = {**whole.facts.get("seconds", {}), **part.facts.get("seconds", {})}
+        whole.facts.update({**part.facts, "seconds": seconds})
         whole.left_out.extend(part.left_out)
         whole.tables.update(part.tables)
         whole.figures.update(part.figures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from c2s.common.errors import InputError, UsageError
 from c2s.evaluate.compare import evaluate
 from c2s.evaluate.conditions import JOINT
 from c2s.evaluate.measures import MEASURES, chosen_measures
+from c2s.evaluate.measuring import CANDIDATES
 from c2s.evaluate.result import Evaluation, compare_evaluations
 from c2s.evaluate.wording import left_out_summary
 from c2s.studies.cells import TEST, TRAIN, StudyCells
@@ -48,7 +49,6 @@ def check_generation(
     chosen_measures(settings.metrics, has_control)
     if len(set(settings.generators)) < len(settings.generators):
         raise UsageError(f"generators: one is named twice: {', '.join(settings.generators)}")
-    # What is fitted for a comparison is fitted on cells after the round trip, so it is not the same as for others.
     encoders.check(settings.encoders)
     if "scvi" in settings.generators:
         encoders.check(["scvi"])
@@ -56,11 +56,11 @@ def check_generation(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes cells of labels over the genes of the study."""
+    """Makes cells over the genes of the study, from labels and organisms; `known` labels, or None for any."""
 
     name: str
     known: frozenset[str] | None
-    make: Any
+    make: Callable[[np.ndarray, np.ndarray], AnnData]
 
     def can(self, label: str) -> bool:
         return self.known is None or label in self.known
@@ -125,6 +125,10 @@ def run_generation(
     )
     for part in cells.measured_parts:
         comparison.of_part(part, makers)
+    names = {str(row["method"]) for row in findings.rows} - {maker.name for maker in makers}
+    shown = [f"- {name}: {what}" for name, what in CANDIDATES.items() if name in names]
+    if shown:
+        findings.sections.append(Section("What stands beside the generators", ["\n".join(shown)]))
     return findings
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from c2s.common.errors import UsageError
 from c2s.common.files import atomic_directory, json_able, refuse_foreign, sha256
 from c2s.models.directory import library_versions
 from c2s.studies.annotation import encoder_specs, run_annotation
@@ -144,6 +145,9 @@ def plan_study(name: str, recipe: AnyStudy, *, device: str | None = None) -> dic
 
 def check_study(cells: StudyCells, recipe: AnyStudy, encoders: StudyEncoders) -> None:
     """Refuse, before anything is trained, what cannot work on these cells; errors as `run_study`."""
+    for field, methods in _methods(recipe).items():
+        if not methods and recipe.model is None and recipe.train is None:
+            raise UsageError(f"{field}: none is named, and there is no model; nothing to measure")
     if isinstance(recipe, AnnotationStudy):
         check_model(recipe, ("cell_type",))
         encoders.check(encoder_specs(recipe))
@@ -160,6 +164,22 @@ def check_study(cells: StudyCells, recipe: AnyStudy, encoders: StudyEncoders) ->
         if recipe.generation is not None:
             check_model(recipe, ("cond_cell",))
             check_generation(recipe.generation, recipe.control is not None, encoders)
+
+
+def _methods(recipe: AnyStudy) -> dict[str, Sequence[str]]:
+    """Return what is measured beside the model, by field of the recipe."""
+    if isinstance(recipe, AnnotationStudy):
+        return {"baselines": recipe.baselines}
+    if isinstance(recipe, GenerationStudy):
+        return {"generators": recipe.generators}
+    if isinstance(recipe, EmbeddingStudy):
+        return {"encoders": recipe.encoders}
+    found: dict[str, Sequence[str]] = {}
+    if recipe.annotation is not None:
+        found["annotation.baselines"] = recipe.annotation.baselines
+    if recipe.generation is not None:
+        found["generation.generators"] = recipe.generation.generators
+    return found
 
 
 def _run(
