@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from c2s.baselines._checks import require_known, training_labels
+from c2s.baselines._checks import training_labels
+from c2s.baselines.generation import BLOCK, drawn_by_type, drawn_in_blocks
 from c2s.common.errors import InputError, UsageError
 from c2s.common.seeds import generator
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
-
-#: Cells are drawn in blocks of this many rows, the last one whole too, so that a cell's draw does not depend on how
-#: many are asked for.
-_BLOCK = 128
 
 
 class GaussianCopula:
@@ -161,24 +158,11 @@ class GaussianCopula:
         UsageError
             `fit` was not called.
         """
-        import scipy.sparse as sp
 
-        if not self._types:
-            raise UsageError(
-                f"{self.name}: fit() was not called; call it with training cells first"
-            )
-        wanted = np.asarray(labels).astype(str)
-        require_known(self.name, wanted, self.types_)
-        margins = next(iter(self._types.values())).margins
-        parts = [sp.csr_matrix((0, margins.shape[1]), dtype=margins.dtype)]
-        rows = [np.empty(0, dtype=np.int64)]
-        for kind in np.unique(wanted):
-            rows.append(np.flatnonzero(wanted == kind))
-            for start in range(0, len(rows[-1]), _BLOCK):
-                rng = generator(seed, self.name, str(kind), start)
-                parts.append(self._types[str(kind)].draw(rng)[: len(rows[-1]) - start])
-        by_type = sp.csr_matrix(sp.vstack(parts, format="csr"))
-        return by_type[np.argsort(np.concatenate(rows))]
+        def draw(kind: str, n: int) -> list[sp.csr_matrix]:
+            return drawn_in_blocks(self._types[kind].draw, n, seed, self.name, kind)
+
+        return drawn_by_type(self.name, self._types, labels, draw)
 
     def _fit_type(self, kind: str, cells: sp.csr_matrix) -> _Type:
         margins = cells.tocsc()
@@ -218,30 +202,30 @@ class _Type:
     factors: np.ndarray
 
     def draw(self, rng: np.random.Generator) -> sp.csr_matrix:
-        """Return a block of cells, `_BLOCK` rows."""
+        """Return a block of cells, `BLOCK` rows."""
         import scipy.sparse as sp
 
         n_cells = self.margins.shape[0]
         genes = np.concatenate([self.tied, self.alone])
         # The value of a gene is the place-th smallest that it has in the training cells, from 0.
-        place = np.empty((_BLOCK, len(genes)), dtype=np.int64)
+        place = np.empty((BLOCK, len(genes)), dtype=np.int64)
         place[:, : len(self.tied)] = np.minimum(self._uniforms(rng) * n_cells, n_cells - 1)
-        place[:, len(self.tied) :] = rng.integers(n_cells, size=(_BLOCK, len(self.alone)))
+        place[:, len(self.tied) :] = rng.integers(n_cells, size=(BLOCK, len(self.alone)))
         n_zeros = n_cells - np.diff(self.margins.indptr)[genes]
         row, column = np.nonzero(place >= n_zeros)
         rank = place[row, column] - n_zeros[column]
         values = self.margins.data[self.margins.indptr[genes[column]] + rank]
-        cells = sp.csr_matrix((values, (row, genes[column])), (_BLOCK, self.margins.shape[1]))
+        cells = sp.csr_matrix((values, (row, genes[column])), (BLOCK, self.margins.shape[1]))
         cells.sort_indices()
         return cells
 
     def _uniforms(self, rng: np.random.Generator) -> np.ndarray:
-        """Return uniform numbers, correlated through the factors. float64, shape (_BLOCK, len(tied))."""
+        """Return uniform numbers, correlated through the factors. float64, shape (BLOCK, len(tied))."""
         from scipy.special import ndtr
 
-        common = rng.standard_normal((_BLOCK, len(self.factors))) @ self.factors
+        common = rng.standard_normal((BLOCK, len(self.factors))) @ self.factors
         own = np.sqrt(1 - np.minimum((self.factors.astype(np.float64) ** 2).sum(axis=0), 1))
-        return ndtr(common + own * rng.standard_normal((_BLOCK, len(own))))
+        return ndtr(common + own * rng.standard_normal((BLOCK, len(own))))
 
 
 def normal_scores(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

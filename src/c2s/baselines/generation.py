@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,6 +13,9 @@ from c2s.common.seeds import generator
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
+
+#: Cells that `drawn_in_blocks` draws at a time.
+BLOCK = 128
 
 _BLOCK_VALUES = 1 << 22  # draws held at once: 32 MiB of int64
 
@@ -123,22 +127,75 @@ class IndependentResampling:
         UsageError
             `fit` was not called.
         """
-        import scipy.sparse as sp
 
-        if not self._cells:
-            raise UsageError(
-                f"{self.name}: fit() was not called; call it with training cells first"
-            )
-        wanted = np.asarray(labels).astype(str)
-        require_known(self.name, wanted, self.types_)
-        genes, dtype = next((c.shape[1], c.dtype) for c in self._cells.values())
-        parts, rows = [sp.csr_matrix((0, genes), dtype=dtype)], [np.empty(0, dtype=np.int64)]
-        for kind in np.unique(wanted):
-            rows.append(np.flatnonzero(wanted == kind))
-            rng = generator(seed, self.name, str(kind))
-            parts.extend(_draw(self._cells[str(kind)], len(rows[-1]), rng))
-        by_type = sp.csr_matrix(sp.vstack(parts, format="csr"))
-        return by_type[np.argsort(np.concatenate(rows))]
+        def draw(kind: str, n: int) -> list[sp.csr_matrix]:
+            return _draw(self._cells[kind], n, generator(seed, self.name, kind))
+
+        return drawn_by_type(self.name, self._cells, labels, draw)
+
+
+def drawn_by_type(
+    name: str,
+    fitted: Mapping[str, object],
+    labels: np.ndarray,
+    draw: Callable[[str, int], list[sp.csr_matrix]],
+) -> sp.csr_matrix:
+    """Return one cell for each label: cells are drawn type by type and put into the order of the labels.
+
+    Parameters
+    ----------
+    name
+        Of the baseline, for messages.
+    fitted
+        What was learned, by type; empty before `fit`.
+    labels : array of str, shape (n,)
+        Type of each cell wanted; may repeat.
+    draw
+        Given a type and a number of cells, returns them in at least one block, also where there are none.
+
+    Returns
+    -------
+    CSR, shape (n, n_genes)
+
+    Raises
+    ------
+    InputError
+        A label is not in `fitted`.
+    UsageError
+        `fitted` is empty.
+    """
+    import scipy.sparse as sp
+
+    if not fitted:
+        raise UsageError(f"{name}: fit() was not called; call it with training cells first")
+    wanted = np.asarray(labels).astype(str)
+    require_known(name, wanted, np.array(sorted(fitted)))
+    kinds = [str(kind) for kind in np.unique(wanted)] or [next(iter(fitted))]
+    rows = [np.flatnonzero(wanted == kind) for kind in kinds]
+    blocks = [b for kind, of in zip(kinds, rows, strict=True) for b in draw(kind, len(of))]
+    by_type = sp.csr_matrix(sp.vstack(blocks, format="csr"))
+    return by_type[np.argsort(np.concatenate(rows))]
+
+
+def drawn_in_blocks(
+    draw: Callable[[np.random.Generator], sp.csr_matrix], n: int, *keys: str | int
+) -> list[sp.csr_matrix]:
+    """Return `n` cells in blocks of `BLOCK`, the last one cut, so that a cell does not depend on how many are wanted.
+
+    Parameters
+    ----------
+    draw
+        Given a generator, returns `BLOCK` cells.
+    n
+        Cells wanted. For none there is one block without rows.
+    *keys
+        The seed, and what else the draws belong to.
+    """
+    seed, *names = keys
+    return [
+        draw(generator(int(seed), *names, start))[: n - start]
+        for start in range(0, max(n, 1), BLOCK)
+    ]
 
 
 def copy_training(
@@ -195,7 +252,7 @@ def _draw(cells: sp.csc_matrix, n: int, rng: np.random.Generator) -> list[sp.csr
     expressed = np.flatnonzero(nonzero)
     rows = max(1, _BLOCK_VALUES // max(1, len(expressed)))
     blocks = []
-    for start in range(0, n, rows):
+    for start in range(0, max(n, 1), rows):  # for no cell one block without rows
         size = min(rows, n - start)
         drawn = rng.integers(n_cells, size=(size, len(expressed)))
         row, place = np.nonzero(drawn < nonzero[expressed])

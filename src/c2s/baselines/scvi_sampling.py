@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2s.baselines._checks import require_known, training_labels
+from c2s.baselines._checks import training_labels
+from c2s.baselines.generation import BLOCK, drawn_by_type, drawn_in_blocks
 from c2s.common.errors import InputError, UsageError
-from c2s.common.seeds import generator
 from c2s.encoders.scvi_tools import latent_posterior, require_counts, train_scvi
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
-
-#: Cells are drawn in blocks of this many rows, the last one whole too, so that a cell's draw does not depend on how
-#: many are asked for.
-_BLOCK = 128
 
 
 class ScviSampling:
@@ -150,36 +147,24 @@ class ScviSampling:
         UsageError
             `fit` was not called.
         """
-        import scipy.sparse as sp
 
-        if not self._types:
-            raise UsageError(
-                f"{self.name}: fit() was not called; call it with training cells first"
-            )
-        wanted = np.asarray(labels).astype(str)
-        require_known(self.name, wanted, self.types_)
-        parts = [sp.csr_matrix((0, self._shape), dtype=self._dtype)]
-        rows = [np.empty(0, dtype=np.int64)]
-        for kind in np.unique(wanted):
-            rows.append(np.flatnonzero(wanted == kind))
-            for start in range(0, len(rows[-1]), _BLOCK):
-                rng = generator(seed, self.name, str(kind), start)
-                parts.append(self._draw(self._types[str(kind)], rng)[: len(rows[-1]) - start])
-        by_type = sp.csr_matrix(sp.vstack(parts, format="csr"))
-        return by_type[np.argsort(np.concatenate(rows))]
+        def draw(kind: str, n: int) -> list[sp.csr_matrix]:
+            return drawn_in_blocks(partial(self._draw, self._types[kind]), n, seed, self.name, kind)
+
+        return drawn_by_type(self.name, self._types, labels, draw)
 
     def _draw(self, kind: _Type, rng: np.random.Generator) -> sp.csr_matrix:
-        """Return a block of cells of a type, `_BLOCK` rows."""
+        """Return a block of cells of a type, `BLOCK` rows."""
         import scipy.sparse as sp
 
-        latent, totals = kind.draw(rng, _BLOCK)
+        latent, totals = kind.draw(rng, BLOCK)
         mean, dispersion, dropped = self._decode(latent, totals)
         # A negative binomial is a Poisson with a gamma-distributed rate.
         counts = rng.poisson(rng.gamma(dispersion, mean / dispersion))
         counts[rng.random(counts.shape) < dropped] = 0
         row, gene = np.nonzero(counts)
         values = counts[row, gene].astype(self._dtype)
-        return sp.csr_matrix((values, (row, self._genes[gene])), shape=(_BLOCK, self._shape))
+        return sp.csr_matrix((values, (row, self._genes[gene])), shape=(BLOCK, self._shape))
 
     def _decode(
         self, latent: np.ndarray, totals: np.ndarray

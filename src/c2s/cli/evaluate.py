@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c2s.cli.options import AsJson, Debug, Seed
+from c2s.cli.options import AsJson, Debug, Device, Layer, Seed
 from c2s.common.errors import UsageError, listing, nearest, warn
 
 if TYPE_CHECKING:
@@ -135,19 +135,11 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            "--layer", help="'raw' or a layer of the real cells, instead of X.", show_default=False
-        ),
-    ] = None,
+    layer: Layer = None,
     cell_eval: Annotated[
         bool, typer.Option("--cell-eval", help="Also write files that cell-eval reads.")
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="Where an encoder runs: cpu, cuda, mps.", show_default=False),
-    ] = None,
+    device: Device = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     debug: Debug = False,

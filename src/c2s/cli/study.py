@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from c2s.cli.options import AsJson, Debug
+from c2s.cli.options import AsJson, Debug, Device, Layer
 
 app = typer.Typer(
     help="Studies: published protocols as recipes, run on local files.", no_args_is_help=True
@@ -42,24 +42,12 @@ def run(
             show_default=False,
         ),
     ] = None,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            "--layer", help="Where the counts are: X, raw or a layer.", show_default=False
-        ),
-    ] = None,
+    layer: Layer = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", help="Instead of the recipe's.", min=0, show_default=False),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device",
-            help="cpu, cuda or mps; by default cuda where there is a GPU.",
-            show_default=False,
-        ),
-    ] = None,
+    device: Device = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all that can be checked, and stop.")
     ] = False,

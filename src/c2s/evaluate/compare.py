@@ -23,6 +23,7 @@ from c2s.evaluate.prepare import Prepared, Settings, left_out, prepare
 from c2s.evaluate.result import Evaluation
 from c2s.evaluate.splits import draw, find_resampling
 from c2s.metrics import (
+    Memorisation,
     knn_accuracy,
     label_transfer,
     memorisation_summary,
@@ -151,6 +152,9 @@ def evaluate(
         raise InputError(f"nothing could be measured: {reasons}")
     matched = _matched(data, run.compared, seed)
     nearest = _nearest_training(data, *matched)
+    memorisation = None
+    if nearest:
+        memorisation = memorisation_summary(nearest["generated"], nearest["real"])
     if not nearest:
         reason = "needs the training cells, and none were given"
         run.left_out.append(left_out("", "generated", "memorisation", reason))
@@ -167,8 +171,13 @@ def evaluate(
         "intervals": resampling.sentence(),
         "resampled": {"of": resampling.of, "column": resampling.column, "n": len(resampling.names)},
         "labels_recovered": _labels_recovered(data, matched[1]),
-        "memorisation": _memorisation(nearest),
-        "notes": [*_copied(nearest), *data.notes, *_seen_already(nearest), *_few_splits(n_splits)],
+        "memorisation": None if memorisation is None else asdict(memorisation),
+        "notes": [
+            *_copied(memorisation),
+            *data.notes,
+            *_seen_already(nearest),
+            *_few_splits(n_splits),
+        ],
     }
     return Evaluation(
         table=table,
@@ -234,16 +243,13 @@ def _nearest_training(
     }
 
 
-def _copied(nearest: dict[str, np.ndarray]) -> list[str]:
+def _copied(found: Memorisation | None) -> list[str]:
     """Say so where generated cells lie as near to training cells as only copies do."""
-    if not nearest:
-        return []
-    share = memorisation_summary(nearest["generated"], nearest["real"]).share_below_5th
-    if share < COPIED:
+    if found is None or found.share_below_5th < COPIED:
         return []
     return [
-        f"Probably copies: {share:.0%} of the generated cells are as near to a training cell as the nearest 5 % of the "
-        "real cells. The distances then say nothing for them."
+        f"Probably copies: {found.share_below_5th:.0%} of the generated cells are as near to a training cell as the "
+        "nearest 5 % of the real cells. The distances then say nothing for them."
     ]
 
 
@@ -263,12 +269,6 @@ def _seen_already(nearest: dict[str, np.ndarray]) -> list[str]:
         f"{n:,} of {len(real):,} real cells lie exactly where a training cell does: they were probably trained on, and "
         "then neither the distances nor the check for memorising are honest."
     ]
-
-
-def _memorisation(nearest: dict[str, np.ndarray]) -> dict[str, float] | None:
-    if not nearest:
-        return None
-    return asdict(memorisation_summary(nearest["generated"], nearest["real"]))
 
 
 def _wanted_cells(wanted: Mapping[str, int], measures: list[Measure]) -> Mapping[str, int]:

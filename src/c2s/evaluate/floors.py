@@ -25,17 +25,10 @@ class _Sampler(Protocol):
     def sample(self, labels: np.ndarray, seed: int) -> sp.csr_matrix: ...
 
 
-def candidate(
-    name: str,
-    trip: RoundTrip,
-    cells: RankedCells,
-    condition: np.ndarray,
-    points: np.ndarray | None = None,
-) -> Candidate:
+def candidate(name: str, trip: RoundTrip, cells: RankedCells, condition: np.ndarray) -> Candidate:
     """Take ranked cells through the rest of the round trip."""
     expression = trip.expression(cells)
-    places = trip.points(expression) if points is None else points
-    return Candidate(name, condition, expression, places, cells)
+    return Candidate(name, condition, expression, trip.points(expression), cells)
 
 
 def _ids(name: str, n: int) -> np.ndarray:

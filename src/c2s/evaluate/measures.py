@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -60,10 +60,15 @@ class Candidate:
         """Return the rows of a condition. int64."""
         return np.flatnonzero(self.condition == code)
 
+    def take(self, rows: np.ndarray, name: str, condition: np.ndarray) -> Candidate:
+        """Return some of the cells under another name and with other conditions."""
+        sentences = None if self.sentences is None else self.sentences.take(rows)
+        return Candidate(name, condition, self.expression[rows], self.points[rows], sentences)
+
 
 @dataclass(frozen=True)
 class Sample:
-    """Some cells of a candidate."""
+    """Some cells of a candidate; what is looked at is kept, since one sample meets many others."""
 
     candidate: Candidate
     rows: np.ndarray
@@ -71,17 +76,17 @@ class Sample:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
+    @cached_property
     def points(self) -> np.ndarray:
         """Places. float64, shape (n, d)."""
         return self.candidate.points[self.rows]
 
-    @property
+    @cached_property
     def mean_expression(self) -> np.ndarray:
         """Mean profile. float64, shape (n_genes,)."""
         return np.asarray(self.candidate.expression[self.rows].mean(axis=0), np.float64).ravel()
 
-    @property
+    @cached_property
     def sentences(self) -> list[np.ndarray]:
         """Columns of each cell."""
         cells = self.candidate.sentences

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,9 @@ COLUMNS = (
     "n_cells",
     "n_conditions",
 )
+
+#: For each candidate the real cells and its own that are compared.
+Pairs: TypeAlias = dict[str, tuple[Sample, Sample]]
 
 
 class Measurement:
@@ -132,30 +135,36 @@ class Measurement:
         total = self.n_splits * (len(self.compared) + 1) * (1 + by_donor)
         with progress_bar("Measuring", total, "comparisons") as progress:
             for s in range(self.n_splits):
-                for c in self.compared:
-                    cells[c, :, :, s] = self._condition(c, s, names)
-                    progress(1)
-                pooled[:, :, s] = self._together(s, names)
-                progress(1)
-                if donors is None or pooled_donors is None:
-                    continue
-                chosen = half_of_groups(len(self.resampling.names), self.seed, s)
-                for c in self.compared:
-                    donors[c, :, :, s] = self._condition(c, s, names, chosen)
-                    progress(1)
-                pooled_donors[:, :, s] = self._together(s, names, chosen)
-                progress(1)
+                self._measure_split(s, names, None, cells, pooled, progress)
+                if donors is not None and pooled_donors is not None:
+                    chosen = half_of_groups(len(self.resampling.names), self.seed, s)
+                    self._measure_split(s, names, chosen, donors, pooled_donors, progress)
         self._name_what_was_too_small()
         rows = self._condition_rows(names, cells, donors)
         rows += self._mean_rows(names, cells, donors)
         rows += self._together_rows(names, pooled, pooled_donors)
         return pd.DataFrame(rows, columns=[*COLUMNS[:2], *self.label_columns, *COLUMNS[2:]])
 
+    def _measure_split(
+        self,
+        split: int,
+        names: list[str],
+        donors: np.ndarray | None,
+        cells: np.ndarray,
+        pooled: np.ndarray,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Write the values of one split into `cells` and `pooled`; halves of `donors` are compared where given."""
+        pairs = {c: self._pairs_of(c, split, donors) for c in self.compared}
+        for c in self.compared:
+            cells[c, :, :, split] = self._condition(c, pairs[c], split, names, donors)
+            progress(1)
+        pooled[:, :, split] = self._together(list(pairs.values()), split, names, donors)
+        progress(1)
+
     # -- samples ---------------------------------------------------------------------------------------------------
 
-    def _pairs_of(
-        self, c: int, split: int, donors: np.ndarray | None
-    ) -> dict[str, tuple[Sample, Sample]]:
+    def _pairs_of(self, c: int, split: int, donors: np.ndarray | None) -> Pairs:
         """Return for each candidate the real cells and its own that are compared in one split."""
         data, n = self.data, self.size[c]
         rows = self.real_rows[c]
@@ -169,7 +178,7 @@ class Measurement:
             if min(len(first), len(second)) < n:
                 return {}
         truth = Sample(data.real, first)
-        found: dict[str, tuple[Sample, Sample]] = {}
+        found: Pairs = {}
         for other in (data.generated, *data.floors):
             drawn = draw(other.rows(c), n, self.seed, split, c, other.name)
             if len(drawn) == n > 0:
@@ -195,28 +204,26 @@ class Measurement:
     # -- values ----------------------------------------------------------------------------------------------------
 
     def _condition(
-        self, c: int, split: int, names: list[str], donors: np.ndarray | None = None
+        self, c: int, found: Pairs, split: int, names: list[str], donors: np.ndarray | None
     ) -> np.ndarray:
         """Return the values of one condition and split. float64, shape (n_candidates, n_measures)."""
         values = np.full((len(names), len(self.single)), np.nan)
         setting = self._setting(c)
-        for name, (truth, other) in self._pairs_of(c, split, donors).items():
+        for name, (truth, other) in found.items():
             for m, measure in enumerate(self.single):
                 if split < measure.most_splits and _fits(name, measure, donors):
                     values[names.index(name), m] = self._value(measure, truth, other, setting)
         return values
 
     def _together(
-        self, split: int, names: list[str], donors: np.ndarray | None = None
+        self, found: list[Pairs], split: int, names: list[str], donors: np.ndarray | None
     ) -> np.ndarray:
         """Return the values of all conditions together. float64, shape (n_candidates, n_measures)."""
         parts: dict[str, list[tuple[Sample, Sample]]] = {}
-        n_parts = 0
-        for c in self.compared:
-            found = self._pairs_of(c, split, donors)
-            n_parts += bool(found)
-            for name, pair in found.items():
+        for of_condition in found:
+            for name, pair in of_condition.items():
                 parts.setdefault(name, []).append(pair)
+        n_parts = sum(map(bool, found))
         values = np.full((len(names), len(self.together)), np.nan)
         for name, pairs in parts.items():
             if len(pairs) < n_parts:
@@ -434,9 +441,8 @@ class Measurement:
             low, high = float("nan"), float("nan")
         return {"value": value, "low": low, "high": high}
 
-    def _over_conditions(self, values: np.ndarray, known: list[int]) -> dict[str, float]:
+    def _over_conditions(self, means: np.ndarray, known: list[int]) -> dict[str, float]:
         """Return the mean over conditions, (n_conditions,), with an interval over the groups (drugs) they belong to."""
-        means = values
         group = np.array([self.resampling.groups[self.real_rows[c][0]] for c in known])
         kinds = np.unique(group)
         value = float(_mean(means, axis=0))

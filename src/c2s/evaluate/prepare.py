@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from c2s.cells.checks import matrix_kind
 from c2s.cells.inverse import RankExpressionModel
+from c2s.cells.profiles import align_columns
+from c2s.cells.readers import csr_blocks, expression
 from c2s.cells.sentences import fit_inverse
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import UsageError, listing
 from c2s.encoders.base import CellEncoder
 from c2s.encoders.opening import is_fitted, open_encoder
 from c2s.evaluate.cells import (
-    Generated,
     Profiles,
     RoundTrip,
     generated_cells,
@@ -126,12 +128,17 @@ def prepare(
     if train is not None:
         cells = profiles(train, TRAIN, settings.layer).among(genes, TRAIN)
         seen = _Labelled(cells, condition_labels(train, settings.by, TRAIN))
-    trip = _round_trip(genes, made, truth, seen, real if train is None else train, settings)
-
+    trip = _round_trip(genes, made.top_k, real if train is None else train, settings)
     codes = conditions.codes(truth.labels)
-    real_cells = candidate("ceiling", trip, trip.rank(truth.cells), codes)
+    sentences = trip.rank(truth.cells)
+    written = trip.expression(sentences)
+    training = None if seen is None else trip.expression(trip.rank(seen.cells))
+    trip = _with_space(
+        trip, written if training is None else training, real if train is None else train, settings
+    )
+    real_cells = Candidate("ceiling", codes, written, trip.points(written), sentences)
     measured = trip.look(truth.cells.matrix)
-    floors, missing, control = _floors(trip, truth, seen, conditions, settings)
+    floors, missing, control = _floors(trip, truth, real_cells, seen, conditions, settings)
     ours = rename(made.cells, genes)
     fitted_on = "given"
     if isinstance(settings.encoder, str) and is_fitted(settings.encoder):
@@ -147,7 +154,7 @@ def prepare(
         ),
         plain=Candidate("measured", codes, measured, trip.points(measured), None),
         control=control,
-        seen=None if seen is None else trip.points(trip.expression(trip.rank(seen.cells))),
+        seen=None if training is None else trip.points(training),
         fitted_on=fitted_on,
         form=made.form,
         notes=_notes(found, train is not None, 1 - len(ours.genes) / max(1, len(made.cells.genes))),
@@ -156,27 +163,24 @@ def prepare(
 
 
 def _round_trip(
-    genes: GeneVocabulary,
-    made: Generated,
-    truth: _Labelled,
-    seen: _Labelled | None,
-    source: AnnData,
-    settings: Settings,
+    genes: GeneVocabulary, top_k: int, source: AnnData, settings: Settings
 ) -> RoundTrip:
-    """Return the way that all cells take; the space is fitted on training cells, after the same way."""
+    """Return the way that all cells take, up to the space; a line that is not given is fitted on `source`."""
     measured = genes if settings.genes is None else programme(genes, settings.genes)
     line = settings.inverse or fit_inverse(source, layer=settings.layer, seed=settings.seed)
-    encoder = settings.encoder
-    trip = RoundTrip(genes, measured, made.top_k, line, encoder, settings.seed)
-    if not isinstance(encoder, str):
+    return RoundTrip(genes, measured, top_k, line, settings.encoder, settings.seed)
+
+
+def _with_space(
+    trip: RoundTrip, training: sp.csr_matrix, source: AnnData, settings: Settings
+) -> RoundTrip:
+    """Return the way with its encoder opened; one that is fitted is fitted on `training`, after the round trip."""
+    if not isinstance(trip.encoder, str):
         return trip
-    training = trip.expression(trip.rank((seen or truth).cells))
-    counts = None
-    if encoder == "scvi":
-        counts = _counts(source, measured, settings.layer)
+    counts = _counts(source, trip.measured, settings.layer) if trip.encoder == "scvi" else None
     opened = open_encoder(
-        encoder,
-        training=(training, measured),
+        trip.encoder,
+        training=(training, trip.measured),
         counts=counts,
         device=settings.device,
         seed=settings.seed,
@@ -186,10 +190,6 @@ def _round_trip(
 
 def _counts(adata: AnnData, genes: GeneVocabulary, layer: str | None) -> sp.csr_matrix | None:
     """Return raw counts over some genes, or None where the matrix holds none."""
-    from c2s.cells.checks import matrix_kind
-    from c2s.cells.profiles import align_columns
-    from c2s.cells.readers import csr_blocks, expression
-
     stored, var = expression(adata, layer)
     matrix = sp.vstack([block for _, block in csr_blocks(stored)], format="csr")
     if matrix_kind(matrix) != "counts":
@@ -219,6 +219,7 @@ def _notes(real: Profiles, has_training: bool, dropped: float) -> list[str]:
 def _floors(
     trip: RoundTrip,
     truth: _Labelled,
+    real: Candidate,
     seen: _Labelled | None,
     conditions: Conditions,
     settings: Settings,
@@ -237,8 +238,7 @@ def _floors(
     if untreated:
         rows = np.concatenate(list(untreated.values()))
         of = np.repeat(list(untreated), [len(part) for part in untreated.values()])
-        cells = trip.rank(truth.cells.take(rows))
-        floors.append(candidate("control", trip, cells, of.astype(np.int64)))
+        floors.append(real.take(rows, "control", of.astype(np.int64)))
     else:
         reason = f"no real cell has {control.column} {control.value!r} and the other labels of a condition"
         missing.append(left_out("", "control", "", reason))

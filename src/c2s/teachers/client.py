@@ -281,6 +281,7 @@ class _Work:
             last = attempt == config.max_retries
             reason = outcome.reason + (f" (asked {attempt + 1} times)" if attempt else "")
             if outcome.hopeless or (last and outcome.unreachable):
+                self.stop.set()  # here, since the calling thread may notice only after other questions were sent
                 raise C2SError(
                     f"teacher {config.base_url}: {request.label}: {reason}; answers so far are kept in "
                     f"{teacher.cache.folder}, and running again goes on from there"
