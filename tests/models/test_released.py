@@ -302,7 +302,8 @@ class TestModel:
             load_model(folder, prompts=wording, device="cpu")
         one_line(error, "beginning-of-text")
 
-    def test_a_model_trained_here_is_asked_as_before(self, model):
+    def test_a_model_trained_here_is_asked_as_before(self, make_model, gene_tokenizer):
+        model = make_model(gene_tokenizer)
         segments = ["Cell: ", np.array([0, 3], dtype=np.int32), " is"]
         assert model.encode_prompt(segments).tolist() == model.tokenizer.encode(segments).tolist()
         assert model.end_ids == [model.tokenizer.eos_id]
