@@ -416,6 +416,16 @@ class TestVerbs:
         np.testing.assert_allclose(found, few.obsm["X_c2s"], atol=1e-4)
         assert encoder._opened(vocabulary) is encoder._opened(GeneVocabulary.from_var(few.var))
 
+    def test_a_study_gives_it_the_genes_of_its_cells(self, released):
+        from types import SimpleNamespace
+
+        from c2s.studies.model import StudyModel, study_model
+
+        opened = StudyModel(released, 1, False, {})
+        cells = SimpleNamespace(vocabulary=GeneVocabulary(["INS", "GCG"]))
+        found = study_model(cells, SimpleNamespace(train=None), opened, None, None)
+        assert found.model.vocabulary.words == ("INS", "GCG")
+
 
 class TestCommands:
     @pytest.fixture
