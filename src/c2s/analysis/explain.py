@@ -15,7 +15,7 @@ from c2s.analysis.cells import cells_for_model, condition_texts
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
-from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.engine import GradientPath, TransformersEngine
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
 from c2s.tokens.tokenizer import Segment
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from c2s.cells.ranked import RankedCells
 
 #: How what a gene carries is measured; see `explain`.
-Method = Literal["leave_one_out", "gradient"]
+Method = Literal["leave_one_out", "gradient", "integrated_gradient"]
 
 #: The columns of an explanation.
 COLUMNS = ("cell", "label", "rank", "gene", "value", "method")
@@ -40,6 +40,7 @@ def explain(
     method: Method = "leave_one_out",
     labels: Sequence[str] | None = None,
     n_cells: int | None = None,
+    steps: int = 8,
     temperature: float | None = None,
     organism: str | None = None,
     top_k: int | None = None,
@@ -69,12 +70,17 @@ def explain(
         and the prompt its wording, the number of genes that it names among it. Exact, at the price of one prompt
         a gene: half as many tokens as that, since variants of a cell share how they begin.
         "gradient" is the derivative of log p when the gene's input embeddings are stretched (gradient × input, summed
-        over the gene's tokens). One pass forward and one back a cell, but only what holds near by: a label that is
-        nearly certain has hardly a slope.
+        over the gene's tokens). One pass forward and one back a cell, but only what holds near by, and often not much:
+        a label that is nearly certain has hardly a slope, and layers that normalise their input hardly see it stretched.
+        "integrated_gradient" follows log p while all gene tokens of the cell come from the average of the model's
+        gene tokens to where they are, and shares out what it gains; the values of a cell sum to that. `steps` passes
+        forward and back a cell; about as telling as leaving out, in a fraction of the time for long sentences.
     labels
         Candidates; by default all that the model was trained on. At least two.
     n_cells
         Explain so many cells, drawn at random, instead of all.
+    steps
+        Of "integrated_gradient"; more are more exact.
     temperature
         As in `annotate`.
     organism, top_k, genes, layer, gene_names, strict
@@ -112,7 +118,8 @@ def explain(
     References
     ----------
     Li et al. 2016, "Understanding neural networks through representation erasure" (arXiv:1612.08220). Shrikumar et al.
-    2016, "Not just a black box" (arXiv:1605.01713).
+    2016, "Not just a black box" (arXiv:1605.01713). Sundararajan et al. 2017, "Axiomatic attribution for deep networks"
+    (ICML).
 
     Examples
     --------
@@ -124,6 +131,8 @@ def explain(
         raise UsageError(
             f"method={method!r} is unknown; it is one of {', '.join(get_args(Method))}"
         )
+    if steps < 1:
+        raise UsageError(f"steps={steps} is not possible; it is at least 1")
     question = Question.of(model, labels, temperature, batch_size, strict)
     asked = _asked(question, label, adata.n_obs)
     if n_cells is not None:
@@ -140,8 +149,11 @@ def explain(
         warn(
             f"{left:,} of {len(cells):,} cells have no gene that the model knows, and are left out"
         )
-    work = _leave_one_out if method == "leave_one_out" else _gradient
-    chosen_labels, values = work(question, cells, rows, texts, asked)
+    if method == "leave_one_out":
+        chosen_labels, values = _leave_one_out(question, cells, rows, texts, asked)
+    else:
+        n_steps = steps if method == "integrated_gradient" else None
+        chosen_labels, values = _gradient(question, cells, rows, texts, asked, n_steps)
     return _table(cells, rows, [question.labels[i] for i in chosen_labels], values, method)
 
 
@@ -292,8 +304,9 @@ def _gradient(
     rows: np.ndarray,
     texts: Mapping[str, np.ndarray],
     asked: np.ndarray,
+    steps: int | None,
 ) -> tuple[list[int], list[np.ndarray]]:
-    """Return which label is explained of each cell in `rows`, and a value a gene."""
+    """Return which label is explained of each cell in `rows`, and a value a gene; with `steps`, along a path."""
     prompts, members = [], []
     for row in rows:
         columns = cells.to_columns(row)
@@ -301,11 +314,14 @@ def _gradient(
         ids, gene = question.model.tokenizer.encode_with_genes(segments)
         prompts.append(ids)
         members.append(gene)
+    path = None
+    if steps is not None:
+        moving = [gene >= 0 for gene in members]
+        path = GradientPath(question.model.tokenizer.gene_tokens.ids, moving, steps)
     with progress_bar("Explaining", len(rows)) as progress:
-        scores, by_token = question.engine.input_gradients(
-            prompts, question.answers, asked[rows], question.temperature, progress
+        labels, by_token = question.engine.input_gradients(
+            prompts, question.answers, asked[rows], question.temperature, path, progress
         )
-    labels = np.where(asked[rows] >= 0, asked[rows], scores.argmax(1))
     values = [
         np.bincount(gene[gene >= 0], weights=each[gene >= 0], minlength=int(cells.lengths[row]))
         for row, gene, each in zip(rows, members, by_token, strict=True)

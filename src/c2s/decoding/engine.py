@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, To
 from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
 from c2s.decoding.sampling import Sampling, choose
 
-__all__ = ["Engine", "Sampling", "TransformersEngine", "choose"]
+__all__ = ["Engine", "GradientPath", "Sampling", "TransformersEngine", "choose"]
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,25 @@ _GRADIENT_TOKENS = 4_000
 
 #: Rows of a tree of answers; longer lists are scored in several.
 _TREE_ROWS = 128
+
+
+@dataclass(frozen=True)
+class GradientPath:
+    """A straight way on which embeddings come to where they are, for `TransformersEngine.input_gradients`.
+
+    Attributes
+    ----------
+    start : int array
+        Token ids; the mean of their embeddings is where the way begins.
+    moving : sequence of bool array, shape (n_tokens,)
+        Of each prompt which tokens move; the others are in place from the beginning.
+    steps
+        Points on the way at which the gradient is taken.
+    """
+
+    start: np.ndarray
+    moving: Sequence[np.ndarray]
+    steps: int
 
 
 class Engine(Protocol):
@@ -254,12 +274,15 @@ class TransformersEngine:
         answers: Sequence[Sequence[int]],
         asked: np.ndarray,
         temperature: float = 1.0,
+        path: GradientPath | None = None,
         progress: Progress | None = None,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return what each token of a prompt adds to an answer's log-probability, to first order.
+        """Return what each token of a prompt adds to an answer's log-probability.
 
-        That is gradient × input: the derivative of log p of the answer, normalised over all answers, when the token's
-        input embedding is stretched. One pass forward and one back a prompt; no gradient of a parameter is taken.
+        Without a path that is gradient × input: the derivative of log p of the answer, normalised over all answers, when
+        the token's input embedding is stretched. With one, what log p gains while all embeddings move along it
+        together, shared out among the tokens (integrated gradients). One pass forward and one back a prompt and step;
+        no gradient of a parameter is taken.
 
         Parameters
         ----------
@@ -269,15 +292,17 @@ class TransformersEngine:
             Which answer; −1 for the most probable one.
         temperature
             Divides log p of every answer before they are normalised.
+        path
+            From where the embeddings come.
         progress
             Told how many prompts are done.
 
         Returns
         -------
-        scores : float64 array, shape (n_prompts, n_answers)
-            As `score` returns them.
+        asked : int64 array, shape (n_prompts,)
+            With the most probable answer in the place of −1.
         values : list of float64 array, shape (n_tokens,)
-            Of each prompt.
+            Of each prompt, in nats.
 
         Raises
         ------
@@ -286,61 +311,99 @@ class TransformersEngine:
 
         References
         ----------
-        Shrikumar et al. 2016, "Not just a black box" (arXiv:1605.01713).
+        Shrikumar et al. 2016, "Not just a black box" (arXiv:1605.01713). Sundararajan et al. 2017, "Axiomatic
+        attribution for deep networks" (ICML).
         """
         trees = answer_trees(answers, _TREE_ROWS)
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
         kinds = self._attention_kinds()
         n_rows = max(len(tree) for _, tree in trees)
-        tokens = max(map(len, prompts), default=0) + n_rows
-        scores = np.empty((len(prompts), len(answers)))
+        asked = np.array(asked, dtype=np.int64)
+        if path is not None and (asked < 0).any():
+            best = self.score(prompts, answers).argmax(
+                1
+            )  # where the path ends, which is no step of it
+            asked = np.where(asked < 0, best, asked)
         values = [np.empty(0)] * len(prompts)
-        most = max(1, _GRADIENT_TOKENS // tokens)
+        most = max(1, _GRADIENT_TOKENS // (max(map(len, prompts), default=0) + n_rows))
         with _frozen(self.network):
             for rows in self._batches(prompts, extra=n_rows, most=most):
-                found, batch = self._gradient_batch(
-                    [prompts[i] for i in rows], trees, kinds, asked[rows], temperature
+                ids, lengths = self._right_padded([prompts[i] for i in rows])
+                whole = self.network.get_input_embeddings()(ids).detach()
+                delta = whole if path is None else self._delta(whole, path, rows)
+                slope, asked[rows] = self._mean_slope(
+                    whole, delta, lengths, trees, kinds, asked[rows], temperature, path
                 )
-                scores[rows] = found
+                batch = (slope.double() * delta.double()).sum(-1).cpu().numpy()
                 for row, each in zip(rows, batch, strict=True):
                     values[row] = each[: len(prompts[row])]
                 if progress:
                     progress(len(rows))
-        return scores, values
+        return asked, values
 
-    def _gradient_batch(
+    def _delta(self, whole: torch.Tensor, path: GradientPath, rows: np.ndarray) -> torch.Tensor:
+        """Return how far the embeddings of the prompts in `rows` come. As `whole`, (n_prompts, longest, hidden)."""
+        import torch
+
+        ids = torch.as_tensor(np.unique(path.start).astype(np.int64), device=whole.device)
+        start = self.network.get_input_embeddings()(ids).detach().mean(0)
+        moving = np.zeros(whole.shape[:2], dtype=bool)
+        for place, row in enumerate(rows):
+            moving[place, : len(path.moving[row])] = path.moving[row]
+        return (whole - start) * torch.as_tensor(moving, device=whole.device)[..., None]
+
+    def _mean_slope(
         self,
-        prompts: list[np.ndarray],
+        whole: torch.Tensor,
+        delta: torch.Tensor,
+        lengths: torch.Tensor,
         trees: Sequence[tuple[np.ndarray, AnswerTree]],
         kinds: Mapping[str, int | None],
         asked: np.ndarray,
         temperature: float,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log p of the answers, and gradient × input of the tokens, padding among them."""
+        path: GradientPath | None,
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the gradient of log p of the answers, the mean over the steps of a path, and which answers."""
+        import torch
+
+        # What is still to come in the middle of each step; without a path, nothing.
+        n_steps = 1 if path is None else path.steps
+        to_come = [0.0] if path is None else [1 - (i + 0.5) / n_steps for i in range(n_steps)]
+        which = torch.as_tensor(asked, device=whole.device)
+        every = torch.arange(len(whole), device=whole.device)
+        slope = torch.zeros_like(whole, dtype=torch.float32)
+        for rest in to_come:
+            embedded = (whole - rest * delta).requires_grad_()
+            scores = self._scores_behind(embedded, lengths, trees, kinds) / temperature
+            which = torch.where(which < 0, scores.argmax(1), which)
+            log_p = scores.log_softmax(-1)[every, which]
+            slope += torch.autograd.grad(log_p.sum(), embedded)[0].float() / n_steps
+        return slope, which.cpu().numpy()
+
+    def _scores_behind(
+        self,
+        embedded: torch.Tensor,
+        lengths: torch.Tensor,
+        trees: Sequence[tuple[np.ndarray, AnswerTree]],
+        kinds: Mapping[str, int | None],
+    ) -> torch.Tensor:
+        """Return log p of every answer behind embeddings that gradients flow back to. float64, (n_prompts, n_answers)."""
         import torch
 
         from c2s.decoding.prompt_cache import read_prompts
 
-        ids, lengths = self._right_padded(prompts)
-        every = torch.arange(len(ids), device=ids.device)
-        embedded = self.network.get_input_embeddings()(ids).detach().requires_grad_()
+        device = embedded.device
         cache = read_prompts(self.network, embedded[:, :-1])
-        last, width = embedded[every, lengths - 1], ids.shape[1] - 1
+        last = embedded[torch.arange(len(embedded), device=device), lengths - 1]
         totals = []
         for _, tree in trees:
-            steps = self._score_tree(tree, last, lengths, cache, width, kinds)
-            # Which steps make up which answer; totals are linear.
-            share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=ids.device)
+            steps = self._score_tree(tree, last, lengths, cache, embedded.shape[1] - 1, kinds)
+            # Which steps make up which answer: totals are linear.
+            share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=device)
             totals.append(steps.double() @ share)
             cache.crop(-len(tree))
         back = np.argsort(np.concatenate([which for which, _ in trees]))
-        scores = torch.cat(totals, dim=1)[:, torch.as_tensor(back, device=ids.device)]
-        which = torch.as_tensor(asked, device=ids.device)
-        which = torch.where(which < 0, scores.argmax(1), which)
-        log_p = (scores / temperature).log_softmax(-1)[every, which]
-        (slope,) = torch.autograd.grad(log_p.sum(), embedded)
-        values = (slope.double() * embedded.detach().double()).sum(-1)
-        return scores.detach().cpu().numpy(), values.cpu().numpy()
+        return torch.cat(totals, dim=1)[:, torch.as_tensor(back, device=device)]
 
     def _score_tree(
         self,

@@ -116,7 +116,7 @@ class CellTokenizer:
         """Return the token ids of a prompt, and which of its genes each token is part of.
 
         The ids are those of `encode`, by another way: the whole text goes through the tokenizer, which says of each
-        token where it stands. A token that holds a gene's end and English belongs to the gene.
+        token where it stands. The space in front of a gene is part of it, and so is a token of its end and English.
 
         Returns
         -------
@@ -132,7 +132,7 @@ class CellTokenizer:
                 continue
             for number, column in enumerate(segment):
                 text += " " if number else ""
-                starts.append(len(text))
+                starts.append(len(text) - text.endswith(" "))
                 text += words[column]
                 ends.append(len(text))
         encoded = self.backend(text, add_special_tokens=False, return_offsets_mapping=True)
