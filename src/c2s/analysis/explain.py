@@ -71,7 +71,7 @@ def explain(
         a gene: half as many tokens as that, since variants of a cell share how they begin.
         "gradient" is the derivative of log p when the gene's input embeddings are stretched (gradient × input, summed
         over the gene's tokens). One pass forward and one back a cell, but only what holds near by, and often not much:
-        a label that is nearly certain has hardly a slope, and layers that normalise their input hardly see it stretched.
+        a label that is nearly certain has hardly a slope, and layers that normalise their input hardly see a stretch.
         "integrated_gradient" follows log p while all gene tokens of the cell come from the average of the model's
         gene tokens to where they are, and shares out what it gains; the values of a cell sum to that. `steps` passes
         forward and back a cell; about as telling as leaving out, in a fraction of the time for long sentences.

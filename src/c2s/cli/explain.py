@@ -150,7 +150,7 @@ def _report(
         genes = ", ".join(f"{gene} {value:+.3g}" for gene, value in pairs)
         lines.append(f"{label} ({of_label[label]:,} cells): {genes}")
     if test is not None:
-        line: dict[str, float] = test.summary.loc["probability"].to_dict()
+        line = {str(k): v for k, v in test.summary.loc["probability"].to_dict().items()}
         facts["deletion_test"] = {"genes": test.n_genes, **line}
         lines.append(
             f"probability of the label {line['all_genes']:.3f}; without its top {test.n_genes:,} genes "

@@ -279,8 +279,8 @@ class TransformersEngine:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return what each token of a prompt adds to an answer's log-probability.
 
-        Without a path that is gradient × input: the derivative of log p of the answer, normalised over all answers, when
-        the token's input embedding is stretched. With one, what log p gains while all embeddings move along it
+        Without a path that is gradient × input: the derivative of log p of the answer, normalised over all answers,
+        when the token's input embedding is stretched. With one, what log p gains while all embeddings move along it
         together, shared out among the tokens (integrated gradients). One pass forward and one back a prompt and step;
         no gradient of a parameter is taken.
 
@@ -387,7 +387,10 @@ class TransformersEngine:
         trees: Sequence[tuple[np.ndarray, AnswerTree]],
         kinds: Mapping[str, int | None],
     ) -> torch.Tensor:
-        """Return log p of every answer behind embeddings that gradients flow back to. float64, (n_prompts, n_answers)."""
+        """Return log p of every answer behind embeddings, to which gradients flow back.
+
+        float64, shape (n_prompts, n_answers).
+        """
         import torch
 
         from c2s.decoding.prompt_cache import read_prompts
