@@ -143,6 +143,15 @@ class TestEncode:
             word = GENES.words[columns[number]]
             assert word in tokenizer.decode(ids[gene == number])
 
+    def test_which_gene_a_token_of_a_real_tokenizer_is_part_of(self, real):
+        columns = np.array([0, 8, 6, 8, 14, 0])
+        for before, behind in product(BEFORE, BEHIND):
+            segments = english_then(columns, before, behind)
+            ids, gene = real.encode_with_genes(segments)
+            assert ids.tolist() == real.encode(segments).tolist()
+            for number, column in list(enumerate(columns))[1:-1]:
+                assert ids[gene == number].tolist() == real.gene_pieces(column)
+
     def test_english_is_part_of_no_gene(self, tokenizer):
         segments = [
             "INS and CAT: ",
