@@ -66,6 +66,7 @@ def _add_commands() -> None:
     from c2s.cli.corpus import app as corpus
     from c2s.cli.embed import embed
     from c2s.cli.evaluate import compare, evaluate
+    from c2s.cli.explain import explain
     from c2s.cli.generate import generate
     from c2s.cli.study import app as study
     from c2s.cli.train import train
@@ -76,6 +77,7 @@ def _add_commands() -> None:
         expression,
         train,
         annotate,
+        explain,
         embed,
         generate,
         evaluate,

@@ -190,9 +190,13 @@ class Model:
         import numpy as np
 
         ids = self.tokenizer.encode(segments)
-        if self.card.released is None or not self.card.released.begin:
-            return ids
-        return np.concatenate([[self.tokenizer.backend.bos_token_id], ids]).astype(np.int32)
+        return np.concatenate([self.begin_ids, ids]).astype(np.int32) if self.begin_ids else ids
+
+    @property
+    def begin_ids(self) -> list[int]:
+        """Token ids before every prompt: the beginning-of-text token of released Gemma models, else nothing."""
+        released = self.card.released
+        return [self.tokenizer.backend.bos_token_id] if released and released.begin else []
 
     @property
     def end_ids(self) -> list[int]:
