@@ -219,7 +219,7 @@ class Ontology:
         return found
 
     def _hint(self, label: str) -> str:
-        close = nearest(label, (term.name for term in self.terms.values()))
+        close = nearest(label, [*self._own, *(term.name for term in self.terms.values())])
         return f" (nearest: {listing(close)})" if close else ""
 
 
