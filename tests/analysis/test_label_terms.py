@@ -4,13 +4,12 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 
 import c2s
-from c2s.analysis.label_terms import back_off, labels_below
+from c2s.analysis.label_terms import BackOff, labels_below
 from c2s.common.errors import C2SWarning, UsageError
-from c2s.knowledge.ontology import Ontology, Term, read_ontology, roll_up
+from c2s.knowledge.ontology import Ontology, Term, TermsAbove, read_ontology, roll_up
 
 TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
 EXCERPT = Path(__file__).parents[1] / "knowledge" / "data" / "cl_excerpt.obo"
@@ -157,12 +156,11 @@ class TestBackOff:
             ]
         )
 
-    def answer(self, ontology, row, least):
-        labels = ["A", "b", "c", "d"]
-        own = ontology.with_labels({"A": "X:3"})
-        rolled = roll_up(pd.DataFrame([row], columns=labels), own)
-        (answer,), (p,) = back_off(np.array([row]), labels, rolled, own, least)
-        return answer, p
+    def answer(self, own, labels, row, least):
+        above = TermsAbove(labels, own)
+        back_off = BackOff(labels, above, own, least)
+        (code,), (p,) = back_off.choose(np.array([row]), above.sums(np.array([row])))
+        return None if code < 0 else back_off.answers[code], p
 
     @pytest.mark.parametrize(
         ("row", "least", "wanted"),
@@ -177,13 +175,12 @@ class TestBackOff:
         ],
     )
     def test_by_hand(self, ontology, row, least, wanted):
-        answer, p = self.answer(ontology, row, least)
+        own = ontology.with_labels({"A": "X:3"})
+        answer, p = self.answer(own, ["A", "b", "c", "d"], row, least)
         assert answer == wanted[0]
         assert p == pytest.approx(wanted[1], nan_ok=True)
 
     def test_a_label_in_the_middle_keeps_its_spelling(self, ontology):
         own = ontology.with_labels({"Mm": "m"})
-        row, labels = [0.25, 0.375, 0.375], ["Mm", "a", "d"]
-        rolled = roll_up(pd.DataFrame([row], columns=labels), own)
-        (answer,), (p,) = back_off(np.array([row]), labels, rolled, own, 0.5)
-        assert (answer, p) == ("Mm", 0.625)
+        found = self.answer(own, ["Mm", "a", "d"], [0.25, 0.375, 0.375], 0.5)
+        assert found == ("Mm", 0.625)

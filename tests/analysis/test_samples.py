@@ -151,12 +151,20 @@ class TestBoth:
         assert list(np.flatnonzero(few.obs["a_confidence"].isna())) == [1, 4]
         assert few.obs["c2s_sample"].tolist() == [0, -1, 0, 0, -1, 0, 0, *[1] * 4, *[2] * 4]
 
-    def test_fewer_genes_where_the_context_is_short(self, few, sample_model, what):
-        with pytest.warns(C2SWarning, match=r"2 of 2 samples are shown with fewer genes.*200"):
-            p = self.run(few, sample_model, what, cells_per_sample=8)
-        assert np.isfinite(p).all()
+    def test_fewer_genes_where_the_context_is_short(self, few, sample_model, what, monkeypatch):
+        """The engine would refuse a prompt and an answer that are longer than the context."""
+        config = sample_model.network.config
+        whole = self.run(few, sample_model, what)
+        monkeypatch.setattr(config, "max_position_embeddings", 60)
+        with pytest.warns(
+            C2SWarning, match=r"5 of 5 samples are shown with fewer genes.*60 tokens"
+        ):
+            cut = self.run(few, sample_model, what)
+        assert np.isfinite(cut).all()
+        assert not np.allclose(cut, whole)
+        monkeypatch.setattr(config, "max_position_embeddings", 30)
         with pytest.raises(UsageError, match="does not fit into the model's context even with one"):
-            self.run(few, sample_model, what, cells_per_sample=15)
+            self.run(few, sample_model, what)
 
     def test_what_cannot_work(self, few, model, sample_model, what):
         with pytest.raises(UsageError, match=f"was not trained on '{what}'; its tasks: cell_type"):

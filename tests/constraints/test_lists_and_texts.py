@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from c2s.common.errors import InputError, UsageError
 from c2s.constraints.free_text import FreeText
 from c2s.constraints.gene_list import GeneList
-from c2s.constraints.trie import GeneSentence, TokenTrie
+from c2s.constraints.trie import TokenTrie
 
 END = 99
 #: First tokens are 1 to 3 (with a space), further ones 11 to 13; one gene may begin another.
@@ -69,15 +69,6 @@ class TestGeneList:
             state.advance(tokens[-1])
         assert [t for item in state.genes for t in genes[item]] == tokens[:-1]
         assert len(set(state.genes)) == len(state.genes)
-
-    @given(GENES)
-    def test_full_lists_are_the_sentences_of_that_length(self, genes):
-        trie = TokenTrie(genes)
-        lists = answers(GeneList(trie, len(genes), END).start)
-        sentences = answers(GeneSentence(trie, len(genes), END).start)
-        if (1,) in genes or len(genes) == 1:
-            assert {s for s in sentences if s[-1] == END} <= lists
-        assert all(s in lists or (*s, END) in lists for s in sentences)
 
     def test_refuses_what_a_sentence_refuses(self):
         with pytest.raises(InputError, match="begin the next one"):

@@ -16,13 +16,12 @@ from c2s.analysis.cells import (
     record,
     target,
 )
-from c2s.analysis.label_terms import back_off as best_sure
-from c2s.analysis.label_terms import labels_below as known_below
-from c2s.common.errors import InputError, UsageError, listing, warn
+from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
+from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.prompts import label_prompts
-from c2s.knowledge.ontology import Ontology, read_ontology, roll_up
+from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
 
@@ -143,7 +142,7 @@ def annotate(
     check_model(model, views)
     _check_numbers(min_confidence, top_n)
     temperature = model_temperature(model, temperature)
-    ontology = _ontology(ontology, labels, labels_below, every_term, back_off, min_confidence)
+    ontology = ontology_for(ontology, labels, labels_below, every_term, back_off, min_confidence)
     adata = target(adata, copy)
     ancestors_key = None if ontology is None else f"{key_added}_ancestors"
     top_key = None if top_n is None else f"{key_added}_top"
@@ -157,30 +156,37 @@ def annotate(
     if ontology is None or labels_below is None:
         labels = candidates(model, labels, strict)
     else:
-        labels = _candidates_below(model, ontology, labels_below, every_term, strict)
+        labels = candidates_below(model, ontology, labels_below, every=every_term, strict=strict)
     if min_confidence is not None and unknown in labels:
         raise UsageError(f"unknown={unknown!r} is one of the labels; give another name")
     probabilities = label_probabilities(
         adata, model, labels, organism=organism, views=views, top_k=top_k, genes=genes, layer=layer,
         gene_names=gene_names, batch_size=batch_size, seed=seed, temperature=temperature,
     )  # fmt: skip
-    table = pd.DataFrame(probabilities, index=adata.obs_names, columns=labels)
     answers, confidence = (
         _best(probabilities, labels, min_confidence, unknown),
         probabilities.max(1),
     )
     if ontology is not None:
-        rolled = roll_up(table, ontology)
-        adata.obsm[f"{key_added}_ancestors"] = rolled
+        above = TermsAbove(labels, ontology)
+        rolled = above.sums(probabilities)
+        adata.obsm[f"{key_added}_ancestors"] = pd.DataFrame(
+            rolled, index=adata.obs_names, columns=above.columns
+        )
         if back_off and min_confidence is not None:
-            sure, confidence = best_sure(probabilities, labels, rolled, ontology, min_confidence)
-            answers = _answers(answers, sure, labels, unknown)
+            surer = BackOff(labels, above, ontology, min_confidence)
+            codes, confidence = surer.choose(probabilities, rolled)
+            codes[(codes < 0) & ~np.isnan(confidence)] = len(surer.answers)
+            categories = pd.Index([*surer.answers, unknown])
+            answers = pd.Categorical.from_codes(codes, categories=categories)
     adata.obs[key_added] = answers
     adata.obs[confidence_key] = confidence
     if entropy_key is not None:
         adata.obs[entropy_key] = _entropy(probabilities)
     if probabilities_key is not None:
-        adata.obsm[probabilities_key] = table
+        adata.obsm[probabilities_key] = pd.DataFrame(
+            probabilities, index=adata.obs_names, columns=labels
+        )
     if top_n is not None:
         adata.obsm[f"{key_added}_top"] = _top(probabilities, labels, top_n, adata.obs_names)
     parameters = {
@@ -197,51 +203,6 @@ def _check_numbers(min_confidence: float | None, top_n: int | None) -> None:
         raise UsageError(f"min_confidence={min_confidence} is not possible; it is between 0 and 1")
     if top_n is not None and top_n < 1:
         raise UsageError(f"top_n={top_n} is not possible; it is at least 1")
-
-
-def _ontology(
-    ontology: Ontology | str | os.PathLike[str] | None,
-    labels: Sequence[str] | None,
-    labels_below: str | None,
-    every_term: bool,
-    back_off: bool,
-    min_confidence: float | None,
-) -> Ontology | None:
-    """Return the ontology to use, None for none; refuse options that cannot go together."""
-    if labels_below is not None and labels is not None:
-        raise UsageError("give labels=… or labels_below=…, not both")
-    if every_term and labels_below is None:
-        raise UsageError("every_term=True needs labels_below=…, the term that they are below")
-    if back_off and min_confidence is None:
-        raise UsageError("back_off=True needs min_confidence=…, what an answer must reach")
-    if isinstance(ontology, Ontology):
-        return ontology
-    if ontology is None and labels_below is None and not back_off:
-        return None
-    return read_ontology(ontology)
-
-
-def _candidates_below(
-    model: Model, ontology: Ontology, term: str, every: bool, strict: bool
-) -> list[str]:
-    """Return the labels below a term; those that the model never saw are named in one warning, or refused."""
-    labels = known_below(model, ontology, term, condition=CELL_TYPE.target, every=every)
-    unseen = sorted(set(labels) - set(model.known(CELL_TYPE.target)))
-    if unseen:
-        message = f"the model never saw {len(unseen):,} of the {len(labels):,} labels: {listing(unseen, 3)}"
-        if strict:
-            raise UsageError(message)
-        warn(message)
-    return labels
-
-
-def _answers(
-    best: pd.Categorical[str], sure: Sequence[str | None], labels: list[str], unknown: str
-) -> pd.Categorical[str]:
-    """Return what `back_off` answers, `unknown` where it answers nothing; missing where the best label is."""
-    filled = [None if m else a or unknown for m, a in zip(best.isna(), sure, strict=True)]
-    terms = sorted({a for a in filled if a is not None} - {*labels, unknown})
-    return pd.Categorical(filled, categories=pd.Index([*labels, *terms, unknown]))
 
 
 def _best(

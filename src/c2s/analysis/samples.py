@@ -216,7 +216,7 @@ def _groups(
     for name, values in texts.items():
         columns[f"text {name}"] = values
     groups = columns.groupby(list(columns.columns), sort=True, observed=True, dropna=True).ngroup()
-    found = groups.to_numpy(np.int64)
+    found = groups.fillna(-1).to_numpy(np.int64)
     if (left := int((found < 0).sum())) == len(found):
         raise InputError(f"no cell has a value in obs[{names[0]!r}]")
     if left:

@@ -13,7 +13,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -272,35 +272,72 @@ def roll_up(probabilities: pd.DataFrame, ontology: Ontology) -> pd.DataFrame:
     import pandas as pd
 
     labels = [str(label) for label in probabilities.columns]
-    found = [ontology.find(label) for label in labels]
-    unknown = [label for label, term in zip(labels, found, strict=True) if term is None]
-    if len(unknown) == len(labels):
-        raise InputError(
-            f"the ontology knows none of the labels ({listing(labels, 5)}); say which terms they are, label → CL id"
-        )
-    if unknown:
-        warn(
-            f"the ontology does not know {listing(unknown, 5)}; no ancestor gets their probability"
-        )
-    above = [ontology.ancestors(term) if term else frozenset() for term in found]
-    n_labels = {term: sum(term in a for a in above) for term in frozenset().union(*above)}
-    order = sorted(
-        n_labels, key=lambda t: (-n_labels[t], -ontology.n_below[t], column_of(ontology, t))
-    )
-    counted = np.array([[term in a for term in order] for a in above], dtype=np.float64)
-    values = probabilities.to_numpy(np.float64)
-    missing = np.isnan(values).any(axis=1)
-    rolled = np.nan_to_num(values) @ counted
-    rolled[missing] = np.nan
-    return pd.DataFrame(
-        rolled, index=probabilities.index, columns=[column_of(ontology, t) for t in order]
-    )
+    above = TermsAbove(labels, ontology)
+    rolled = above.sums(probabilities.to_numpy(np.float64))
+    return pd.DataFrame(rolled, index=probabilities.index, columns=above.columns)
 
 
-def column_of(ontology: Ontology, term_id: str) -> str:
-    """Return what the column of a term is called in tables: its name, or its id where the name holds a slash."""
-    name = ontology.terms[term_id].name
-    return term_id if "/" in name else name
+class TermsAbove:
+    """The terms above a list of labels, found once for sums over many cells; see `roll_up`.
+
+    Parameters
+    ----------
+    labels
+        Names that the ontology knows; a warning names those that it does not.
+    ontology
+        Terms and what is a kind of what.
+
+    Attributes
+    ----------
+    terms : list of str
+        Ids, those with the most labels below them first.
+    columns : list of str
+        Their names, as tables have them.
+
+    Raises
+    ------
+    InputError
+        The ontology knows none of the labels.
+    """
+
+    def __init__(self, labels: Sequence[str], ontology: Ontology) -> None:
+        found = [ontology.find(label) for label in labels]
+        unknown = [label for label, term in zip(labels, found, strict=True) if term is None]
+        if len(unknown) == len(labels):
+            raise InputError(
+                f"the ontology knows none of the labels ({listing(labels, 5)}); say which terms they are, label → CL id"
+            )
+        if unknown:
+            warn(
+                f"the ontology does not know {listing(unknown, 5)}; no ancestor gets their probability"
+            )
+        above = [ontology.ancestors(term) if term else frozenset[str]() for term in found]
+        n_labels = {t: sum(t in a for a in above) for t in frozenset[str]().union(*above)}
+        self.terms = sorted(
+            n_labels, key=lambda t: (-n_labels[t], -ontology.n_below[t], _column(ontology.terms[t]))
+        )
+        self.columns = [_column(ontology.terms[term]) for term in self.terms]
+        self._counted = np.array([[t in a for t in self.terms] for a in above], dtype=np.float64)
+
+    def sums(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the probability of each term for each cell from those of the labels; a missing row stays missing.
+
+        Parameters
+        ----------
+        probabilities : float64 array, shape (n_cells, n_labels)
+
+        Returns
+        -------
+        float64 array, shape (n_cells, n_terms)
+        """
+        missing = np.isnan(probabilities).any(axis=1)
+        rolled = np.nan_to_num(probabilities) @ self._counted
+        rolled[missing] = np.nan
+        return np.asarray(rolled)
+
+
+def _column(term: Term) -> str:
+    return term.id if "/" in term.name else term.name
 
 
 def read_ontology(
