@@ -57,7 +57,7 @@ class TestTissue:
         assert per_sample.size().max() == 3
         assert (per_sample["region"].nunique() == 1).all()
         assert (per_sample["c2s_tissue"].nunique() == 1).all()
-        written = regions.uns["c2s"]["tissue"]
+        written = regions.uns["c2s"]["annotate_samples"]
         assert written["parameters"]["groupby"] == ["region"]
         assert written["keys"] == ["c2s_sample", "c2s_tissue", "c2s_tissue_confidence"]
 
@@ -176,6 +176,13 @@ class TestBoth:
         few.obs["c2s_sample"] = "mine"
         with pytest.raises(UsageError, match="c2s_sample.*was not written by c2s"):
             c2s.tl.annotate_samples(few, sample_model, what)
+
+
+def test_both_questions_of_the_same_cells(few, sample_model):
+    c2s.tl.annotate_samples(few, sample_model, "tissue")
+    c2s.tl.annotate_samples(few, sample_model, "sample_cell_types")
+    assert {"c2s_tissue", "c2s_sample_cell_type"} <= set(few.obs)
+    assert few.uns["c2s"]["annotate_samples"]["parameters"]["what"] == "sample_cell_types"
 
 
 class TestGroups:

@@ -217,7 +217,9 @@ class TestGeneSet:
         model = ["--model", sample_model_folder]
         code, out, err = c2s("geneset", "enumerate", "keratins", "-n", 4, *model)
         assert (code, out.split()) == (0, gene_sets["keratins"]), err
-        code, out, err = c2s("geneset", "enumerate", "keratins", "--own-end", *model, "--json")
+        code, out, err = c2s(
+            "geneset", "enumerate", "keratins", "-n", 40, "--own-end", *model, "--json"
+        )
         assert code == 0, err
         assert json.loads(out) == {"name": "keratins", "genes": gene_sets["keratins"]}
         (tmp_path / "panel.txt").write_text("KRT8\nINS\n")

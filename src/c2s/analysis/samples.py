@@ -130,7 +130,7 @@ def annotate_samples(
     }
     for slot, keys in slots.items():
         for key in keys:
-            claim(adata, what, slot, key)
+            claim(adata, "annotate_samples", slot, key)
     labels = candidates(model, labels, strict, "tissue" if task is TISSUE else "cell_type")
     texts = condition_texts(adata, model, task, {"organism": organism})
     cells = cells_for_model(
@@ -153,11 +153,11 @@ def annotate_samples(
             probabilities, index=adata.obs_names, columns=labels
         )
     parameters: dict[str, Any] = {
-        "labels": labels, "cells_per_sample": cells_per_sample, "layer": layer, "seed": seed,
+        "what": what, "labels": labels, "cells_per_sample": cells_per_sample, "layer": layer, "seed": seed,
         "groupby": [groupby] if isinstance(groupby, str) else groupby and list(groupby),
         "top_k": model.card.top_k if top_k is None else top_k,
     }  # fmt: skip
-    record(adata, what, model.source, parameters, slots["obs"] + slots["obsm"])
+    record(adata, "annotate_samples", model.source, parameters, slots["obs"] + slots["obsm"])
     return adata if copy else None
 
 

@@ -209,7 +209,7 @@ def annotate(
     facts: dict[str, Any] = {"cells": adata.n_obs, "labels": counts, "out": str(out)}
     text = f"{adata.n_obs:,} cells in {out}: " + ", ".join(f"{k} {v:,}" for k, v in counts.items())
     if truth is not None:
-        verb = "annotate" if what == "cell_type" else what
+        verb = "annotate" if what == "cell_type" else "annotate_samples"
         candidates = adata.uns["c2s"][verb]["parameters"]["labels"]
         found, said = agreement(
             adata.obs[truth], adata.obs[key], adata.obs[confidence_key], candidates
