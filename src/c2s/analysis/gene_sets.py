@@ -90,9 +90,7 @@ def name_gene_set(
     _check(model, GENE_SET_NAMING)
     columns = known_genes(model, genes)
     wording = model.prompts.wording(GENE_SET_NAMING.id)
-    prompt = model.tokenizer.encode(
-        GENE_SET_NAMING.ask(wording.prompts[0], {}, columns, len(columns))
-    )
+    prompt = model.encode_prompt(GENE_SET_NAMING.ask(wording.prompts[0], {}, columns, len(columns)))
     engine = TransformersEngine(model)
     if names is not None:
         return _chosen(model, engine, prompt, names)
@@ -120,7 +118,7 @@ def _chosen(
         raise InputError("names must be different texts")
     tokenizer, response = model.tokenizer, model.prompts.wording(GENE_SET_NAMING.id).response
     answers = [
-        [*tokenizer.encode(response.fill({"gene_set": str(name)})).tolist(), tokenizer.eos_id]
+        [*tokenizer.encode(response.fill({"gene_set": str(name)})).tolist(), *model.end_ids]
         for name in names
     ]
     found = probabilities_of(engine.score([prompt], answers)[None], 1.0)[0]
@@ -189,7 +187,7 @@ def enumerate_gene_set(
     constraint: Constraint = GeneList(trie, n, end) if own_end else GeneSentence(trie, n, end)
     wording = model.prompts.wording(GENE_SET_ENUMERATION.id)
     values = {"gene_set": name.strip()}
-    prompt = model.tokenizer.encode(
+    prompt = model.encode_prompt(
         GENE_SET_ENUMERATION.ask(wording.prompts[0], values, None, n, wording)
     )
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)

@@ -54,7 +54,7 @@ def generate(
     top_k
         Genes of each cell; by default as many as the model was trained on.
     genes
-        A panel: only these genes may be written.
+        A panel: only these genes may be written. A released checkpoint, which has no vocabulary, needs it.
     temperature
         Of sampling; by default what was chosen on validation cells when the model was trained, else 1. 0 takes
         the most probable gene at each step; cells of a type then differ only by the wording of their prompt.
@@ -84,6 +84,12 @@ def generate(
         raise UsageError(
             f"the model was not trained on generation; its tasks: {listing(model.card.tasks) or 'none'}"
         )
+    if model.any_gene:
+        if genes is None:
+            raise UsageError(
+                "a released checkpoint takes any gene symbol; say which it may write: genes=…, as adata.var_names"
+            )
+        model, genes = model.with_genes(genes), None
     if n < 1:
         raise UsageError(
             f"n={n} is not possible; it is the number of cells of each type, at least 1"
@@ -190,7 +196,7 @@ def generate_cells(
     for i, cell_type in enumerate(cell_types):
         template = wording.pick(generator(sampling.seed, "wording", i))
         values = {"cell_type": str(cell_type), "organism": str(organisms[i])}
-        prompts.append(model.tokenizer.encode(CONDITIONAL_CELL.ask(template, values, None, top_k)))
+        prompts.append(model.encode_prompt(CONDITIONAL_CELL.ask(template, values, None, top_k)))
     with progress_bar("Generating", len(prompts)) as progress:
         states = TransformersEngine(model, batch_size).generate(
             prompts, constraint, sampling, progress

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from c2s.analysis.annotate import candidates, probabilities_of
-from c2s.analysis.cells import cells_for_model, claim, condition_texts, record, target
+from c2s.analysis.cells import cells_for_model, claim, condition_texts, opened_for, record, target
 from c2s.cells.ranked import RankedCells
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
@@ -132,13 +132,14 @@ def annotate_samples(
         for key in keys:
             claim(adata, "annotate_samples", slot, key)
     labels = candidates(model, labels, strict, "tissue" if task is TISSUE else "cell_type")
+    model = opened_for(adata, model, layer=layer, gene_names=gene_names)
     texts = condition_texts(adata, model, task, {"organism": organism})
     cells = cells_for_model(
         adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names
     )
     groups = _groups(adata, texts, groupby)
     samples = draw_samples(groups, cells.lengths > 0, cells_per_sample, groupby is not None, seed)
-    asker = _Asker(model, task, labels, TransformersEngine(model, batch_size))
+    asker = _Asker(model, task, labels, TransformersEngine(model, batch_size), top_k)
     probabilities = asker.ask(cells, texts, samples)
 
     number = np.full(adata.n_obs, -1)
@@ -232,6 +233,7 @@ class _Asker:
     task: Task
     labels: list[str]
     engine: TransformersEngine
+    top_k: int | None = None
 
     def ask(
         self, cells: RankedCells, texts: Mapping[str, np.ndarray], samples: list[np.ndarray]
@@ -275,8 +277,9 @@ class _Asker:
                 n: int, columns: list[np.ndarray] = columns, values: dict[str, str] = values
             ) -> np.ndarray:
                 shown = [c[:n] for c in columns]
-                segments = self.task.ask(wording.prompts[0], values, shown, n, wording)
-                return self.model.tokenizer.encode(segments)
+                stated = self.model.stated_genes(n, self.top_k)
+                segments = self.task.ask(wording.prompts[0], values, shown, stated, wording)
+                return self.model.encode_prompt(segments)
 
             n_genes = most if room is None else _most_that_fit(encoded, most, room)
             cut += n_genes < most
@@ -292,7 +295,7 @@ class _Asker:
         """Return the token ids of each tissue as an answer, with its end."""
         tokenizer, response = self.model.tokenizer, self.wording.response
         return [
-            [*tokenizer.encode(response.fill({"tissue": label})).tolist(), tokenizer.eos_id]
+            [*tokenizer.encode(response.fill({"tissue": label})).tolist(), *self.model.end_ids]
             for label in self.labels
         ]
 
@@ -315,7 +318,7 @@ class _Asker:
         (before, _), *behind = wording.response.parts
         if ended:
             text = before + shown + "".join(literal for literal, _ in behind)
-            return [*tokenizer.encode_english(text).tolist(), tokenizer.eos_id]
+            return [*tokenizer.encode_english(text).tolist(), *self.model.end_ids]
         joint = pieces[2 * len(given)]
         # White space at its end belongs to the tokens of the next label.
         return tokenizer.encode_english(before + shown + (joint.rstrip() or joint)).tolist()

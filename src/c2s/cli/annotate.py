@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from c2s.cli.agreement import agreement
-from c2s.cli.files import check_out, say, write_h5ad
+from c2s.cli.files import check_out, say, text_lines, write_h5ad
 from c2s.cli.options import (
     AsJson,
     BatchSize,
@@ -19,7 +19,10 @@ from c2s.cli.options import (
     Input,
     Layer,
     ModelName,
+    Organism,
     Out,
+    Profile,
+    Prompts,
     Seed,
     TopK,
     genes_option,
@@ -48,6 +51,15 @@ def annotate(
             show_default=False,
         ),
     ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", help="File with one candidate a line, instead.", show_default=False
+        ),
+    ] = None,
+    organism: Organism = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     views: Annotated[
         int, typer.Option("--views", help="Average over so many wordings and draws of ties.", min=1)
     ] = 1,
@@ -172,6 +184,8 @@ def annotate(
     from c2s.cells.readers import read
 
     check_out(out, ".h5ad")
+    if labels and labels_file is not None:
+        raise UsageError("give either --label or --labels, not both")
     alone = {
         "--views": views > 1, "--top-n": top_n, "--entropy-key": entropy_key, "--back-off": back_off,
         "--min-confidence": min_confidence is not None, "--labels-below": labels_below,
@@ -184,16 +198,17 @@ def annotate(
         raise UsageError(
             f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
         )
-    asked = open_model(model, device, dtype)
+    wanted = labels or None if labels_file is None else text_lines(labels_file)
+    asked = open_model(model, device, dtype, profile, prompts)
     shared: dict[str, Any] = {
         "genes": genes_option(genes), "layer": layer, "top_k": top_k, "batch_size": batch_size,
-        "strict": strict, "seed": seed,
+        "strict": strict, "seed": seed, "organism": organism,
     }  # fmt: skip
     if what == "cell_type":
         key, confidence_key = key or "c2s_cell_type", confidence_key or "c2s_confidence"
         terms = _ontology(ontology, label_terms, bool(labels_below or back_off))
         annotate_cells(
-            adata, asked, labels or None, key_added=key, confidence_key=confidence_key, top_n=top_n,
+            adata, asked, wanted, key_added=key, confidence_key=confidence_key, top_n=top_n,
             entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
             ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off, **shared,
         )  # fmt: skip
@@ -201,7 +216,7 @@ def annotate(
         key = key or f"c2s_{what.removesuffix('s')}"
         confidence_key = confidence_key or f"{key}_confidence"
         annotate_samples(
-            adata, asked, what, labels or None, groupby=group_by or None, key_added=key,
+            adata, asked, what, wanted, groupby=group_by or None, key_added=key,
             confidence_key=confidence_key, cells_per_sample=cells_per_sample, **shared,
         )  # fmt: skip
     write_h5ad(adata, out)

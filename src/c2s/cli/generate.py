@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from c2s.cli.files import check_out, say, text_lines, write_h5ad
+from c2s.cli.files import check_out, say, write_h5ad
 from c2s.cli.options import (
     AsJson,
     BatchSize,
@@ -18,8 +18,11 @@ from c2s.cli.options import (
     Dtype,
     ModelName,
     OptionalOut,
+    Profile,
+    Prompts,
     Seed,
     TopK,
+    gene_names,
     open_model,
 )
 from c2s.common.errors import UsageError
@@ -71,10 +74,12 @@ def generate(
         Path | None,
         typer.Option(
             "--genes",
-            help="File with one gene a line: only these may be written.",
+            help="File with one gene a line, or an .h5ad: only these genes may be written.",
             show_default=False,
         ),
     ] = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
@@ -93,7 +98,7 @@ def generate(
         raise UsageError("give either --prompt or --cell-type, not both")
     if out is not None:
         check_out(out, ".h5ad")
-    loaded = open_model(model, device, dtype)
+    loaded = open_model(model, device, dtype, profile, prompts)
     wanted: list[str] | None = cell_type
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)
@@ -106,7 +111,7 @@ def generate(
             raise UsageError(f"the request says {request.n} cells, --n says {n}; give one")
         n, organism = n or request.n, request.organism or organism
         wanted = [request.cell_type] if request.cell_type else None
-    panel = text_lines(genes) if genes is not None else None
+    panel = gene_names(genes) if genes is not None else None
     adata = run(
         loaded, wanted, n or 1, organism=organism, top_k=top_k, genes=panel, temperature=temperature, top_p=top_p,
         batch_size=batch_size, strict=strict, seed=seed,
