@@ -3,8 +3,8 @@
     python scripts/fetch_tokenizers.py
     python benchmarks/embed.py --json embed.json
 
-A GPT-NeoX of 17.6 million random weights (hidden 256, 6 layers) with its tokenizer in `text` mode, and pancreas cells of
-200 genes. The **floor** is one forward pass of the network's body, without output head, cache or autograd, over as many
+A GPT-NeoX of 17.6 million random weights (hidden 256, 6 layers) with its tokenizer in `text` mode, and pancreas cells
+of 200 genes. The **floor** is one forward pass of the network's body, without output head, cache or autograd, over as many
 tokens without any padding, at the batch size that suits it best (tried beforehand). In each round everything runs once,
 in turn, on the same cells; a ratio is taken within its round. Before, both ways of embedding are checked to agree.
 """
