@@ -7,13 +7,16 @@ from c2s.analysis.encode import encode
 from c2s.analysis.gene_sets import enumerate_gene_set, name_gene_set
 from c2s.analysis.generate import generate
 from c2s.analysis.samples import annotate_samples
+from c2s.analysis.streaming import annotate_file, embed_file
 from c2s.knowledge.ontology import read_ontology, roll_up
 
 __all__ = [
     "annotate",
+    "annotate_file",
     "annotate_samples",
     "calibrate",
     "embed",
+    "embed_file",
     "encode",
     "enumerate_gene_set",
     "generate",

@@ -88,6 +88,63 @@ def read(
             adata = _read_table(path, orientation)
         else:
             adata = _READERS[kind](path)
+    _make_names_unique(path, adata)
+    return adata
+
+
+def is_h5ad(path: str | os.PathLike[str]) -> bool:
+    """Say whether a path is an `.h5ad` file, by its name and what is inside.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is of an unknown kind.
+    """
+    return _kind(Path(path)) == "h5ad"
+
+
+def read_tables(
+    path: str | os.PathLike[str], layer: str | None = None
+) -> tuple[ad.AnnData, list[str], pd.DataFrame]:
+    """Read the tables of an `.h5ad` file, and nothing that is as large as its matrices.
+
+    Parameters
+    ----------
+    path
+        The file.
+    layer
+        "raw" for the genes of `raw`; otherwise those of the file.
+
+    Returns
+    -------
+    adata : AnnData
+        With `obs`, and of `uns` what this package wrote. Cell names are unique, as in `read`.
+    obsm_keys : list of str
+        What the file has in `obsm`.
+    var : DataFrame
+        The genes.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged.
+    """
+    import h5py
+
+    path = Path(path)
+    with _reading(path, _ARTICLE[_kind(path)]), h5py.File(path, "r") as file:
+        raw = [key for key in ("raw/var", "raw.var") if layer == "raw" and key in file]
+        var = ad.io.read_elem(file[raw[0] if raw else "var"])
+        adata = ad.AnnData(obs=ad.io.read_elem(file["obs"]))
+        if "uns" in file and "c2s" in file["uns"]:
+            adata.uns["c2s"] = ad.io.read_elem(file["uns/c2s"])
+        obsm_keys = [str(key) for key in file["obsm"]] if "obsm" in file else []
+    _make_names_unique(path, adata)
+    return adata, obsm_keys, var
+
+
+def _make_names_unique(path: Path, adata: ad.AnnData) -> None:
+    """Make the names of cells unique, with a warning that names those that were not."""
     repeated = adata.obs_names[adata.obs_names.duplicated()]
     if len(repeated):
         with warnings.catch_warnings():
@@ -97,7 +154,6 @@ def read(
             f"{path}: {len(repeated):,} cells repeat the name of another"
             f" ({listing(list(repeated.unique()), 3)}); -1, -2, … was added to make names unique"
         )
-    return adata
 
 
 def expression(adata: ad.AnnData, layer: str | None = None) -> tuple[Any, pd.DataFrame]:
