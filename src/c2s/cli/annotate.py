@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from c2s.cli.files import check_out, say, write_h5ad
+from c2s.cli.files import resumed, say, work_on_file
 from c2s.cli.options import (
     AsJson,
     BatchSize,
+    ChunkSize,
     Debug,
     Device,
+    DeviceMap,
     Dtype,
     Genes,
     Input,
     Layer,
     ModelName,
     Out,
+    Quantize,
     Seed,
     TopK,
     genes_option,
     open_model,
 )
 from c2s.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from c2s.analysis.cells import Rows
 
 
 def annotate(
@@ -88,7 +94,10 @@ def annotate(
     top_k: TopK = None,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     batch_size: BatchSize = None,
+    chunk_size: ChunkSize = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse labels that the model never saw.")
     ] = False,
@@ -96,29 +105,32 @@ def annotate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Name the type of every cell, with a probability; writes a copy of the data as .h5ad."""
-    from c2s.analysis.annotate import annotate as run
-    from c2s.cells.readers import read
+    """Name the type of every cell, with a probability; writes a copy of the data as .h5ad.
 
-    check_out(out, ".h5ad")
-    adata = read(source)
-    if truth is not None and truth not in adata.obs:
-        raise UsageError(
-            f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
-        )
-    run(
-        adata, open_model(model, device, dtype), labels or None, key_added=key,
-        confidence_key=confidence_key, top_n=top_n, entropy_key=entropy_key,
-        min_confidence=min_confidence, unknown=unknown, views=views,
-        genes=genes_option(genes), layer=layer, top_k=top_k, batch_size=batch_size, strict=strict, seed=seed,
-    )  # fmt: skip
-    write_h5ad(adata, out)
-    counts = {str(k): int(v) for k, v in adata.obs[key].value_counts().items() if v}
-    facts: dict[str, Any] = {"cells": adata.n_obs, "labels": counts, "out": str(out)}
-    text = f"{adata.n_obs:,} cells in {out}: " + ", ".join(f"{k} {v:,}" for k, v in counts.items())
+    An .h5ad file may be of any size: a run that is broken off goes on where it stopped.
+    """
+    from c2s.analysis.annotate import Annotation
+
+    def make(rows: Rows) -> Annotation:
+        if truth is not None and truth not in rows.obs:
+            columns = ", ".join(map(str, rows.obs.columns)) or "none"
+            raise UsageError(f"{source}: obs has no column {truth!r}; it has: {columns}")
+        return Annotation(
+            rows, open_model(model, device, dtype, device_map, quantize), labels or None, key_added=key,
+            confidence_key=confidence_key, top_n=top_n, entropy_key=entropy_key, min_confidence=min_confidence,
+            unknown=unknown, views=views, genes=genes_option(genes), top_k=top_k, batch_size=batch_size,
+            strict=strict, seed=seed,
+        )  # fmt: skip
+
+    done = work_on_file(source, out, make, layer=layer, chunk_size=chunk_size)
+    obs = done.obs
+    counts = {str(k): int(v) for k, v in obs[key].value_counts().items() if v}
+    facts: dict[str, Any] = {"cells": len(obs), "labels": counts, "out": str(out)}
+    text = f"{len(obs):,} cells{resumed(done)} in {out}: "
+    text += ", ".join(f"{k} {v:,}" for k, v in counts.items())
     if truth is not None:
-        known = adata.obs[truth].notna()
-        same = adata.obs[key].astype(object)[known] == adata.obs[truth].astype(object)[known]
+        known = obs[truth].notna()
+        same = obs[key].astype(object)[known] == obs[truth].astype(object)[known]
         facts["accuracy"] = float(same.mean())
         text += f"\nagrees with obs[{truth!r}] for {facts['accuracy']:.1%} of the cells"
     say(as_json, facts, text)
