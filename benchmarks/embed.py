@@ -4,9 +4,9 @@
     python benchmarks/embed.py --json embed.json
 
 A GPT-NeoX of 17.6 million random weights (hidden 256, 6 layers) with its tokenizer in `text` mode, and pancreas cells
-of 200 genes. The **floor** is one forward pass of the network's body, without output head, cache or autograd, over as many
-tokens without any padding, at the batch size that suits it best (tried beforehand). In each round everything runs once,
-in turn, on the same cells; a ratio is taken within its round. Before, both ways of embedding are checked to agree.
+of 200 genes. The **floor** is one forward pass of the network's body, without output head, cache or autograd, over as
+many tokens without any padding, at the batch size that suits it best (tried beforehand). In each round everything runs
+once, in turn, on the same cells; a ratio is taken within its round. Before, both ways are checked to agree.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Annotation and embedding from one h5ad file to another: of any size, in bounded memory, and restartable.
 
-Rows are read, ranked and shown to the model in chunks. What is said of a chunk is written at once to a file of its own, in
-a folder beside the output (`OUT.parts`) whose stamp says of what it is: a run that is broken off, however hard, goes on from
-the last finished chunk. In the end the input is copied, what was found is added to the copy, and the copy renamed into its
-place; the matrix is never loaded as a whole.
+Rows are read, ranked and shown to the model in chunks. What is said of a chunk is written at once to a file of its own,
+in a folder beside the output (`OUT.parts`) whose stamp says of what it is: a run that is broken off, however hard, goes
+on from the last finished chunk. In the end the input is copied, what was found is added to the copy, and the copy is
+renamed into its place; the matrix is never loaded as a whole.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Streamed:
     ----------
     obs
         Table of the cells as the output has it.
-    slots
-        Keys that were written, by slot.
+    widths
+        The columns of what was written to `obsm`, by key.
     resumed
         Cells that an earlier run had finished.
     """
 
     obs: pd.DataFrame
-    slots: dict[str, list[str]]
+    widths: dict[str, int]
     resumed: int
 
 
@@ -176,28 +176,38 @@ def stream(
     if not out.parent.is_dir():
         raise InputError(f"{out}: the folder {out.parent} does not exist")
     before = _identity(source)
-    adata, obsm_keys, var = read_tables(source, layer)
+    adata, obsm_keys = read_tables(source, layer)
     folder = out.with_name(out.name + ".parts")
-    with _rows(source, adata.obs, var, layer, folder, before) as rows:
+    with _rows(source, adata, layer, folder, before) as rows:
         work = make(rows)
         for slot, there in (("obs", adata.obs.columns), ("obsm", obsm_keys)):
             refuse_taken(adata, work.verb, slot, work.slots[slot], there)
         parts = _Parts(folder, _stamp(work, before, chunk_size))
-        resumed = 0
-        with progress_bar(work.title, adata.n_obs * work.passes) as progress:
-            for start, stop in chunks(adata.n_obs, chunk_size):
+        resumed = _finish(work, parts, adata.n_obs, chunk_size)
+    starts = [start for start, _ in chunks(adata.n_obs, chunk_size)]
+    report_empty(np.concatenate([parts.empty(start) for start in starts]), adata.obs_names)
+    if _identity(source) != before:
+        raise InputError(f"{source}: the file changed while it was read; run the command again")
+    widths = _write(source, out, adata, work, parts, starts)
+    parts.remove()
+    return Streamed(adata.obs, widths, resumed)
+
+
+def _finish(work: Work, parts: _Parts, n_cells: int, chunk_size: int) -> int:
+    """Do all chunks that are not finished; return how many cells were."""
+    resumed = 0
+    try:
+        with progress_bar(work.title, n_cells * work.passes) as progress:
+            for start, stop in chunks(n_cells, chunk_size):
                 if parts.has(start):
                     resumed += stop - start
                     progress((stop - start) * work.passes)
                 else:
                     parts.put(start, work.columns(start, stop, progress))
-    starts = [start for start, _ in chunks(adata.n_obs, chunk_size)]
-    report_empty(np.concatenate([parts.empty(start) for start in starts]), adata.obs_names)
-    if _identity(source) != before:
-        raise InputError(f"{source}: the file changed while it was read; run the command again")
-    _write(source, out, adata, work, parts, starts)
-    parts.remove()
-    return Streamed(adata.obs, work.slots, resumed)
+    except BaseException:
+        parts.remove_if_none()
+        raise
+    return resumed
 
 
 def _identity(path: Path) -> dict[str, Any]:
@@ -229,8 +239,7 @@ def _stamp(work: Work, file: dict[str, Any], chunk_size: int) -> dict[str, Any]:
 @contextmanager
 def _rows(
     source: Path,
-    obs: pd.DataFrame,
-    var: pd.DataFrame,
+    adata: AnnData,
     layer: str | None,
     folder: Path,
     identity: dict[str, Any],
@@ -247,7 +256,7 @@ def _rows(
         return opened[0].read(start, stop)
 
     try:
-        yield Rows(obs, var, read, layer)
+        yield Rows(adata.obs, adata.var, read, layer)
     finally:
         for each in opened:
             each.close()
@@ -319,6 +328,11 @@ class _Parts:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def remove_if_none(self) -> None:
+        """Remove the folder of a run that failed before any chunk was finished."""
+        if not any(self.folder.glob("rows-*.h5")):
+            self.remove()
+
 
 def _differences(written: Path, stamp: dict[str, Any]) -> list[str]:
     """Return what differs between the stamp that was written and this one."""
@@ -333,8 +347,8 @@ def _differences(written: Path, stamp: dict[str, Any]) -> list[str]:
 
 def _write(
     source: Path, out: Path, adata: AnnData, work: Work, parts: _Parts, starts: list[int]
-) -> None:
-    """Write the output: a copy of the input with what was found in all chunks."""
+) -> dict[str, int]:
+    """Write the output, a copy of the input with what was found in all chunks; return the widths in `obsm`."""
     import anndata as ad
     import h5py
 
@@ -354,19 +368,18 @@ def _write(
                 if slot not in file:
                     ad.io.write_elem(file, slot, {})
             ad.io.write_elem(file["uns"], "c2s", adata.uns["c2s"])
-            for key in work.slots["obsm"]:
-                _write_obsm(file, key, parts, starts)
+            return {key: _write_obsm(file, key, parts, starts) for key in work.slots["obsm"]}
 
 
-def _write_obsm(file: h5py.File, key: str, parts: _Parts, starts: list[int]) -> None:
-    """Write an array chunk after chunk, so that it is never held as a whole; a table at once."""
+def _write_obsm(file: h5py.File, key: str, parts: _Parts, starts: list[int]) -> int:
+    """Write an array chunk after chunk, so that it is never held as a whole, a table at once; return its width."""
     import anndata as ad
 
     first = parts.read(starts[0], f"obsm/{key}")
     if isinstance(first, pd.DataFrame):
         rest = (parts.read(start, f"obsm/{key}") for start in starts[1:])
         ad.io.write_elem(file["obsm"], key, pd.concat([first, *rest]))
-        return
+        return first.shape[1]
     n_cells = sum(len(parts.empty(start)) for start in starts)
     if key in file["obsm"]:
         del file["obsm"][key]
@@ -375,3 +388,4 @@ def _write_obsm(file: h5py.File, key: str, parts: _Parts, starts: list[int]) -> 
     for start in starts:
         piece = parts.read(start, f"obsm/{key}")
         array[start : start + len(piece)] = piece
+    return int(first.shape[1])

@@ -15,9 +15,11 @@ from c2s.cli.options import (
     BatchSize,
     Debug,
     Device,
+    DeviceMap,
     Dtype,
     ModelName,
     OptionalOut,
+    Quantize,
     Seed,
     TopK,
     open_model,
@@ -77,6 +79,8 @@ def generate(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     batch_size: BatchSize = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a type that the model never saw.")
@@ -93,7 +97,7 @@ def generate(
         raise UsageError("give either --prompt or --cell-type, not both")
     if out is not None:
         check_out(out, ".h5ad")
-    loaded = open_model(model, device, dtype)
+    loaded = open_model(model, device, dtype, device_map, quantize)
     wanted: list[str] | None = cell_type
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)
