@@ -187,9 +187,9 @@ def annotate(
     shared: dict[str, Any] = {
         "genes": genes_option(genes), "top_k": top_k, "batch_size": batch_size, "strict": strict, "seed": seed,
     }  # fmt: skip
-    before = ""
+    before, column = "", key or f"c2s_{what.removesuffix('s')}"
+    sure = confidence_key or ("c2s_confidence" if what == "cell_type" else f"{column}_confidence")
     if what == "cell_type":
-        key, confidence_key = key or "c2s_cell_type", confidence_key or "c2s_confidence"
         terms = _ontology(ontology, label_terms, bool(labels_below or back_off))
         made: list[Annotation] = []
 
@@ -200,7 +200,7 @@ def annotate(
             asked = open_model(model, device, dtype, device_map, quantize)
             made.append(
                 Annotation(
-                    rows, asked, labels or None, key_added=key, confidence_key=confidence_key, top_n=top_n,
+                    rows, asked, labels or None, key_added=column, confidence_key=sure, top_n=top_n,
                     entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
                     ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off,
                     **shared,
@@ -224,16 +224,14 @@ def annotate(
 
         adata = read(source)
         _check_truth(source, adata.obs, truth)
-        key = key or f"c2s_{what.removesuffix('s')}"
-        confidence_key = confidence_key or f"{key}_confidence"
         annotate_samples(
             adata, open_model(model, device, dtype, device_map, quantize), what, labels or None,
-            groupby=group_by or None, key_added=key, confidence_key=confidence_key,
+            groupby=group_by or None, key_added=column, confidence_key=sure,
             cells_per_sample=cells_per_sample, layer=layer, **shared,
         )  # fmt: skip
         write_h5ad(adata, out)
         obs, candidates = adata.obs, adata.uns["c2s"]["annotate_samples"]["parameters"]["labels"]
-    _report(obs, key, confidence_key, truth, candidates, out, before, as_json)
+    _report(obs, column, sure, truth, candidates, out, before, as_json)
 
 
 def _check_truth(source: Path, obs: pd.DataFrame, truth: str | None) -> None:
