@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from annotate import SIZES, floor, model_and_cells, seconds
 
+from annotate import SIZES, floor, model_and_cells, seconds
 from c2s.decoding.engine import TransformersEngine
 from c2s.models.directory import Model
 

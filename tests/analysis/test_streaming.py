@@ -160,6 +160,7 @@ class TestTheSameAsInMemory:
 SCRIPT = """
 import os, signal, sys
 import c2s
+from c2s.analysis import streaming
 
 put, done = streaming._Parts.put, []
 
