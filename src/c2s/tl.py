@@ -9,15 +9,18 @@ from c2s.analysis.explain import explain, top_genes
 from c2s.analysis.gene_sets import enumerate_gene_set, name_gene_set
 from c2s.analysis.generate import generate
 from c2s.analysis.samples import annotate_samples
+from c2s.analysis.streaming import annotate_file, embed_file
 from c2s.knowledge.ontology import read_ontology, roll_up
 
 __all__ = [
     "DeletionTest",
     "annotate",
+    "annotate_file",
     "annotate_samples",
     "calibrate",
     "deletion_test",
     "embed",
+    "embed_file",
     "encode",
     "enumerate_gene_set",
     "explain",

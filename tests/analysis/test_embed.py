@@ -77,3 +77,37 @@ def test_keys(few, model):
     c2s.tl.embed(few, model, key_added="mine")
     c2s.tl.embed(few, model, key_added="mine", seed=1)
     assert set(few.obsm) == {"X_c2s", "mine"}
+
+
+@pytest.mark.parametrize("mode", ["text", "genes"])
+def test_a_mean_over_the_cell_alone(few, make_tokenizer, make_model, cut_genes, mode):
+    """Tokens of the cell are those between what stands before it and what stands behind it."""
+    model = make_model(make_tokenizer(cut_genes, mode), "llama")
+    c2s.tl.embed(few, model, tokens="cell")
+    assert few.uns["c2s"]["embed"]["parameters"]["tokens"] == "cell"
+    cells = c2s.pp.cell_sentences(few, top_k=16, genes=list(model.vocabulary.words))
+    template = model.prompts.wording("cell_type").prompts[0]
+    for i in range(len(cells)):
+        fields = {"organism": "Homo sapiens", "num_genes": 16}
+        sentence = cells.sentence(i)
+        (text,) = template.fill({**fields, "cell_sentence": sentence})
+        encoded = model.tokenizer.backend(text, return_offsets_mapping=True)
+        begin = text.index(sentence)
+        inside = [b > begin and a < begin + len(sentence) for a, b in encoded["offset_mapping"]]
+        with torch.no_grad():
+            states = model.network(
+                torch.tensor([encoded["input_ids"]]), output_hidden_states=True
+            ).hidden_states[-1][0]
+        wanted = states[torch.tensor(inside)].mean(0)
+        np.testing.assert_allclose(few.obsm["X_c2s"][i], wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="tokens='genes' is unknown; use 'prompt' or 'cell'"):
+        c2s.tl.embed(few, model, tokens="genes")
+
+
+def test_chunks_change_nothing(few, model):
+    whole, chunked = (
+        c2s.tl.embed(few, model, chunk_size=size, copy=True).obsm["X_c2s"] for size in (4096, 4)
+    )
+    np.testing.assert_allclose(chunked, whole, atol=1e-5)
+    with pytest.raises(UsageError, match="chunk_size=0 is not possible"):
+        c2s.tl.embed(few, model, chunk_size=0)

@@ -120,6 +120,16 @@ class TestAnnotate:
                 assert rolled.iloc[i].get(cl.terms[child].name, 0.0) < limit
         assert answered
 
+    def test_chunks_decide_nothing(self, few, model, cl):
+        options = {"ontology": cl, "min_confidence": 0.8, "back_off": True, "temperature": 3}
+        whole = c2s.tl.annotate(few, model, copy=True, **options)
+        parts = c2s.tl.annotate(few, model, copy=True, chunk_size=7, **options)
+        assert list(parts.obs["c2s_cell_type"]) == list(whole.obs["c2s_cell_type"])
+        assert parts.obs["c2s_cell_type"].dtype == whole.obs["c2s_cell_type"].dtype
+        found, wanted = (a.obsm["c2s_cell_type_ancestors"] for a in (parts, whole))
+        assert list(found.columns) == list(wanted.columns)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
     @pytest.mark.parametrize(
         ("options", "said"),
         [

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
+from c2s import tl
 from c2s.cells.sentences import cell_sentences
 from c2s.cli import main as cli
 from c2s.models.directory import load_model
@@ -178,6 +179,53 @@ def test_embed(c2s, h5ad, model_folder, tmp_path):
     assert ad.read_h5ad(tmp_path / "e.h5ad").obsm["X_c2s"].shape == (25, 48)
 
 
+def test_embed_goes_on_where_it_was_broken_off(c2s, h5ad, model_folder, tmp_path, monkeypatch):
+    from c2s.analysis.embed import Embedding
+
+    command = [
+        "embed", h5ad, "-o", tmp_path / "e.h5ad", "--model", model_folder, "--tokens", "cell", "--chunk-size", 10,
+    ]  # fmt: skip
+    columns, asked = Embedding.columns, []
+
+    def stopped(self, start, stop, progress=None):
+        asked.append(start)
+        if asked == [0, 10]:
+            raise KeyboardInterrupt
+        return columns(self, start, stop, progress)
+
+    monkeypatch.setattr(Embedding, "columns", stopped)
+    one_line(*_code_err(c2s(*command)), "stopped", expected=130)
+    code, out, err = c2s(*command)
+    assert code == 0, err
+    assert asked == [0, 10, 10, 20]
+    assert "25 cells (10 of them finished by an earlier run) × 48 in obsm['X_c2s']" in out
+    done, wanted = ad.read_h5ad(tmp_path / "e.h5ad"), ad.read_h5ad(h5ad)
+    tl.embed(wanted, load_model(model_folder), tokens="cell", chunk_size=10)
+    np.testing.assert_array_equal(done.obsm["X_c2s"], wanted.obsm["X_c2s"])
+    code, _, err = c2s(*command[:-3], "genes")
+    one_line(code, err, "'genes' is unknown", expected=2)
+
+
+def test_other_formats_and_old_files_are_read_whole(c2s, h5ad, model_folder, tmp_path):
+    ad.read_h5ad(h5ad).write_zarr(tmp_path / "cut.zarr")
+    for source in (h5ad, tmp_path / "cut.zarr"):
+        code, _, err = c2s(
+            "annotate", source, "-o", tmp_path / f"{source.stem}-{source.suffix[1:]}.h5ad", "--model", model_folder
+        )  # fmt: skip
+        assert code == 0, err
+    streamed, whole = (ad.read_h5ad(tmp_path / f"cut-{kind}.h5ad") for kind in ("h5ad", "zarr"))
+    assert streamed.obs.equals(whole.obs)
+
+
+def test_where_the_weights_go(c2s, h5ad, model_folder, tmp_path):
+    command = ["annotate", h5ad, "-o", tmp_path / "a.h5ad", "--model", model_folder]
+    assert c2s(*command, "--device-map", "cpu")[0] == 0
+    code, _, err = c2s(*command, "--quantize", "3bit")
+    one_line(code, err, "'3bit' is unknown", "4bit", expected=2)
+    code, _, err = c2s(*command, "--device-map", "auto", "--device", "cpu")
+    one_line(code, err, "give one of them", expected=2)
+
+
 def test_generate_from_a_request_in_english(c2s, model_folder):
     code, out, err = c2s(
         "generate", "--prompt", "generate 7 human beta cells", "--model", model_folder
@@ -332,11 +380,16 @@ def test_no_space_on_the_disk_leaves_the_old_file(c2s, h5ad, model_folder, tmp_p
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    import shutil
+
+    ad.read_h5ad(h5ad).write_zarr(tmp_path / "cut.zarr")
     monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
-    code, _, err = c2s("annotate", h5ad, "-o", old, "--model", model_folder)
-    one_line(code, err, "a.h5ad", "no space left")
-    assert old.read_bytes() == b"old"
-    assert not list(tmp_path.glob(".c2s-*"))
+    monkeypatch.setattr(shutil, "copyfile", full)
+    for source in (h5ad, tmp_path / "cut.zarr"):
+        code, _, err = c2s("annotate", source, "-o", old, "--model", model_folder)
+        one_line(code, err, "a.h5ad", "no space left")
+        assert old.read_bytes() == b"old"
+        assert not list(tmp_path.glob(".c2s-*"))
 
 
 def test_wrong_use(c2s, h5ad, model_folder, tmp_path):

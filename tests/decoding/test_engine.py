@@ -241,6 +241,20 @@ class TestEmbed:
         np.testing.assert_allclose(found, together, atol=1e-5)
         assert np.abs(np.diff(together, axis=0)).max() > 0.01
 
+    @pytest.mark.parametrize("batch_size", [None, 1])
+    def test_a_mean_over_some_tokens(self, model, prompts, batch_size):
+        rng = np.random.default_rng(0)
+        over = [rng.permutation(np.arange(len(p)) % 3 == 0) for p in prompts]
+        found = TransformersEngine(model, batch_size).embed(prompts, over=over)
+        with torch.no_grad():
+            wanted = [
+                model.network(torch.tensor([p.tolist()]), output_hidden_states=True)
+                .hidden_states[-1][0, torch.from_numpy(some)]
+                .mean(0)
+                for p, some in zip(prompts, over, strict=True)
+            ]
+        np.testing.assert_allclose(found, np.stack(wanted), atol=1e-5)
+
 
 def brute_force(model, prompt, sequences):
     """Return the probability of each token sequence where, at each step, only what leads to one is allowed."""

@@ -409,3 +409,47 @@ class TestSaveCard:
     def test_a_model_without_a_folder_is_saved_whole(self, tokenizer, make_model):
         with pytest.raises(UsageError, match="made here.* is not in a folder of its own"):
             make_model(tokenizer).save_card()
+
+
+class TestPlacement:
+    """On a processor: where layers go on several GPUs is accelerate's matter."""
+
+    @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}])
+    def test_a_map_gives_the_same_model(self, model_folder, device_map):
+        found = load_model(model_folder, device_map=device_map)
+        wanted = load_model(model_folder, device="cpu")
+        ids = torch.tensor([[3, 4, 5]])
+        with torch.no_grad():
+            assert torch.equal(found.network(ids).logits, wanted.network(ids).logits)
+        assert not found.network.training
+
+    def test_what_cannot_be(self, model_folder, monkeypatch):
+        with pytest.raises(UsageError, match="device='cpu' and device_map='auto' say the same"):
+            load_model(model_folder, device="cpu", device_map="auto")
+        with pytest.raises(UsageError, match="quantize='8bit' is unknown; use '4bit'"):
+            load_model(model_folder, quantize="8bit")
+        monkeypatch.setattr("c2s.models.directory.find_spec", lambda name: None)
+        with pytest.raises(
+            UsageError, match=r"bitsandbytes, .* pip install 'c2s-toolkit\[quant\]'"
+        ):
+            load_model(model_folder, quantize="4bit")
+        with pytest.raises(InputError, match="the weights cannot be read"):
+            load_model(model_folder, device_map="nowhere")
+
+    def test_how_four_bits_are_asked_for(self, model_folder, monkeypatch):
+        """The library itself is not needed to ask for it."""
+        import transformers
+
+        asked = {}
+
+        def loaded(folder, **options):
+            asked.update(options)
+            raise OSError("no such library")
+
+        monkeypatch.setattr("c2s.models.directory.find_spec", lambda name: name)
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", loaded)
+        with pytest.raises(InputError, match="no such library"):
+            load_model(model_folder, quantize="4bit", device="cpu")
+        config = asked["quantization_config"]
+        assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
+        assert asked["device_map"] == {"": "cpu"}

@@ -314,7 +314,7 @@ class TestVerbs:
     def test_the_network_reads_what_the_authors_tokenizer_makes_of_the_text(self, released, few):
         from c2s.analysis.cells import cells_for_model, opened_for
 
-        model = opened_for(few, released)
+        model = opened_for(few.var, released)
         cells = cells_for_model(few, model, top_k=K)
         assert cells.lengths[2] < K
         organism = {"organism": np.full(3, HUMAN, dtype=object)}
@@ -515,7 +515,7 @@ class TestInstalledPackage:
         from c2s.analysis.cells import cells_for_model, opened_for
         from datasets import Dataset
 
-        model = opened_for(few, load_model(folder, device="cpu"))
+        model = opened_for(few.var, load_model(folder, device="cpu"))
         cells = cells_for_model(few, model, top_k=K)
         rows = [
             {"cell_sentence": cells.sentence(i), "organism": HUMAN, "cell_type": "x"}

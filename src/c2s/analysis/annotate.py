@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from c2s.analysis.cells import (
-    cells_for_model,
-    claim,
-    condition_texts,
-    opened_for,
-    record,
-    target,
-)
+from c2s.analysis.cells import ModelCells, Rows, condition_texts, opened_for, target
 from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
+from c2s.analysis.work import CHUNK, Columns, chunks, fill
+from c2s.cells.sentences import report_empty, unique_cell_ids
 from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import TransformersEngine
@@ -54,6 +49,7 @@ def annotate(
     layer: str | None = None,
     gene_names: Mapping[str, str] | str | None = None,
     batch_size: int | None = None,
+    chunk_size: int = CHUNK,
     strict: bool = False,
     seed: int = 0,
     copy: bool = False,
@@ -66,7 +62,7 @@ def annotate(
     Parameters
     ----------
     adata
-        Counts or normalised expression. `X` is not changed.
+        Counts or normalised expression, in memory or backed. `X` is not changed; results go to the object in memory.
     model
         Trained on annotation.
     labels
@@ -112,6 +108,9 @@ def annotate(
         Which genes are shown to the model; see `c2s.pp.cell_sentences`.
     batch_size
         Cells in a batch; by default what fits the machine.
+    chunk_size
+        Cells that are read, ranked and asked at a time. It bounds the memory that the work takes, and hardly changes
+        how long it takes.
     strict
         Refuse labels that the model never saw.
     seed
@@ -134,6 +133,7 @@ def annotate(
     See Also
     --------
     calibrate : make the probabilities as large as the answers are often right.
+    c2s.tl.annotate_file : from file to file, for data of any size.
 
     Examples
     --------
@@ -141,70 +141,141 @@ def annotate(
     >>> c2s.tl.annotate(adata, model)  # doctest: +SKIP
     >>> adata.obs["c2s_cell_type"].value_counts()  # doctest: +SKIP
     """
-    check_model(model, views)
-    _check_numbers(min_confidence, top_n)
-    temperature = model_temperature(model, temperature)
-    ontology = ontology_for(ontology, labels, labels_below, every_term, back_off, min_confidence)
     adata = target(adata, copy)
-    ancestors_key = None if ontology is None else f"{key_added}_ancestors"
-    top_key = None if top_n is None else f"{key_added}_top"
-    slots = {
-        "obs": [key_added, confidence_key, *([entropy_key] if entropy_key else [])],
-        "obsm": [key for key in (probabilities_key, top_key, ancestors_key) if key is not None],
-    }
-    for slot, keys in slots.items():
-        for key in keys:
-            claim(adata, "annotate", slot, key)
-    if ontology is None or labels_below is None:
-        labels = candidates(model, labels, strict)
-    else:
-        labels = candidates_below(model, ontology, labels_below, every=every_term, strict=strict)
-    if min_confidence is not None and unknown in labels:
-        raise UsageError(f"unknown={unknown!r} is one of the labels; give another name")
-    probabilities = label_probabilities(
-        adata, model, labels, organism=organism, views=views, top_k=top_k, genes=genes, layer=layer,
-        gene_names=gene_names, batch_size=batch_size, seed=seed, temperature=temperature,
+    work = Annotation(
+        Rows.of(adata, layer), model, labels, key_added=key_added, confidence_key=confidence_key,
+        probabilities_key=probabilities_key, top_n=top_n, entropy_key=entropy_key, min_confidence=min_confidence,
+        unknown=unknown, ontology=ontology, labels_below=labels_below, every_term=every_term, back_off=back_off,
+        temperature=temperature, organism=organism, views=views, top_k=top_k, genes=genes,
+        gene_names=gene_names, batch_size=batch_size, strict=strict, seed=seed,
     )  # fmt: skip
-    answers, confidence = (
-        _best(probabilities, labels, min_confidence, unknown),
-        probabilities.max(1),
-    )
-    if ontology is not None:
-        above = TermsAbove(labels, ontology)
-        rolled = above.sums(probabilities)
-        adata.obsm[f"{key_added}_ancestors"] = pd.DataFrame(
-            rolled, index=adata.obs_names, columns=above.columns
-        )
-        if back_off and min_confidence is not None:
-            surer = BackOff(labels, above, ontology, min_confidence)
-            codes, confidence = surer.choose(probabilities, rolled)
-            codes[(codes < 0) & ~np.isnan(confidence)] = len(surer.answers)
-            categories = pd.Index([*surer.answers, unknown])
-            answers = pd.Categorical.from_codes(codes, categories=categories)
-    adata.obs[key_added] = answers
-    adata.obs[confidence_key] = confidence
-    if entropy_key is not None:
-        adata.obs[entropy_key] = _entropy(probabilities)
-    if probabilities_key is not None:
-        adata.obsm[probabilities_key] = pd.DataFrame(
-            probabilities, index=adata.obs_names, columns=labels
-        )
-    if top_n is not None:
-        adata.obsm[f"{key_added}_top"] = _top(probabilities, labels, top_n, adata.obs_names)
-    parameters = {
-        "labels": labels, "views": views, "top_k": model.card.top_k if top_k is None else top_k, "layer": layer,
-        "seed": seed, "min_confidence": min_confidence, "temperature": None if temperature == 1 else temperature,
-        "labels_below": labels_below, "back_off": back_off or None,
-    }  # fmt: skip
-    record(adata, "annotate", model.source, parameters, slots["obs"] + slots["obsm"])
+    fill(adata, work, chunk_size)
     return adata if copy else None
 
 
-def _check_numbers(min_confidence: float | None, top_n: int | None) -> None:
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise UsageError(f"min_confidence={min_confidence} is not possible; it is between 0 and 1")
-    if top_n is not None and top_n < 1:
-        raise UsageError(f"top_n={top_n} is not possible; it is at least 1")
+class Annotation:
+    """Annotation as `Work`; parameters are those of `annotate`.
+
+    Raises
+    ------
+    InputError, UsageError
+        As `annotate`.
+    """
+
+    verb, title = "annotate", "Annotating"
+
+    def __init__(
+        self,
+        rows: Rows,
+        model: Model,
+        labels: Sequence[str] | None = None,
+        *,
+        key_added: str = "c2s_cell_type",
+        confidence_key: str = "c2s_confidence",
+        probabilities_key: str | None = None,
+        top_n: int | None = None,
+        entropy_key: str | None = None,
+        min_confidence: float | None = None,
+        unknown: str = "unknown",
+        ontology: Ontology | str | os.PathLike[str] | None = None,
+        labels_below: str | None = None,
+        every_term: bool = False,
+        back_off: bool = False,
+        temperature: float | None = None,
+        organism: str | None = None,
+        views: int = 1,
+        top_k: int | None = None,
+        genes: Sequence[str] | str | None = None,
+        gene_names: Mapping[str, str] | str | None = None,
+        batch_size: int | None = None,
+        strict: bool = False,
+        seed: int = 0,
+    ) -> None:
+        check_model(model, views)
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise UsageError(
+                f"min_confidence={min_confidence} is not possible; it is between 0 and 1"
+            )
+        if top_n is not None and top_n < 1:
+            raise UsageError(f"top_n={top_n} is not possible; it is at least 1")
+        self.rows, self.model, self.passes = rows, model, views
+        self.temperature = model_temperature(model, temperature)
+        found = ontology_for(ontology, labels, labels_below, every_term, back_off, min_confidence)
+        if found is None or labels_below is None:
+            self.labels = candidates(model, labels, strict)
+        else:
+            self.labels = candidates_below(
+                model, found, labels_below, every=every_term, strict=strict
+            )
+        if min_confidence is not None and unknown in self.labels:
+            raise UsageError(f"unknown={unknown!r} is one of the labels; give another name")
+        self.key, self.confidence_key, self.entropy_key = key_added, confidence_key, entropy_key
+        self.probabilities_key, self.top_key = probabilities_key, f"{key_added}_top"
+        self.min_confidence, self.unknown, self.top_n = min_confidence, unknown, top_n
+        self._above = None if found is None else TermsAbove(self.labels, found)
+        self._surer: BackOff | None = None
+        if (
+            found is not None
+            and self._above is not None
+            and back_off
+            and min_confidence is not None
+        ):
+            self._surer = BackOff(self.labels, self._above, found, min_confidence)
+        self.ancestors_key = f"{key_added}_ancestors"
+        obsm = {
+            probabilities_key: probabilities_key, self.top_key: top_n, self.ancestors_key: self._above,
+        }  # fmt: skip
+        self.slots = {
+            "obs": [key_added, confidence_key, *([entropy_key] if entropy_key else [])],
+            "obsm": [key for key, wanted in obsm.items() if key is not None and wanted is not None],
+        }
+        self._scorer = LabelScorer(
+            rows, model, self.labels, organism=organism, views=views, top_k=top_k, genes=genes,
+            gene_names=gene_names, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        self.parameters = {
+            "labels": self.labels, "views": views, "top_k": model.card.top_k if top_k is None else top_k,
+            "layer": rows.layer, "seed": seed, "min_confidence": min_confidence,
+            "temperature": None if self.temperature == 1 else self.temperature,
+            "labels_below": labels_below, "back_off": back_off or None,
+        }  # fmt: skip
+        self._further = {"organism": organism, "genes": genes, "gene_names": gene_names}
+
+    def options(self) -> dict[str, Any]:
+        """Return every parameter that decides what is said of a cell, by name."""
+        names: dict[str, Any] = {"top_n": self.top_n, "unknown": self.unknown, "keys": self.slots}
+        if self._above is not None:
+            names["terms"] = self._above.terms
+        return {**self.parameters, **self._further, **names}
+
+    def columns(
+        self, start: int, stop: int, progress: Callable[[int], None] | None = None
+    ) -> Columns:
+        """Return label, confidence and what else is wanted of the cells in rows `start` to `stop`."""
+        names = self.rows.obs.index[start:stop]
+        probabilities = probabilities_of(
+            self._scorer.scores(start, stop, progress), self.temperature
+        )
+        answers = _best(probabilities, self.labels, self.min_confidence, self.unknown)
+        confidence = probabilities.max(1)
+        obsm: dict[str, np.ndarray | pd.DataFrame] = {}
+        if self._above is not None:
+            rolled = self._above.sums(probabilities)
+            obsm[self.ancestors_key] = pd.DataFrame(
+                rolled, index=names, columns=self._above.columns
+            )
+            if self._surer is not None:
+                answers, confidence = self._surer.answered(probabilities, rolled, self.unknown)
+        obs = {self.key: answers, self.confidence_key: confidence}
+        if self.entropy_key:
+            obs[self.entropy_key] = _entropy(probabilities)
+        if self.probabilities_key is not None:
+            obsm[self.probabilities_key] = pd.DataFrame(
+                probabilities, index=names, columns=self.labels
+            )
+        if self.top_n is not None:
+            obsm[self.top_key] = _top(probabilities, self.labels, self.top_n, names)
+        return Columns(pd.DataFrame(obs, index=names), obsm, np.isnan(probabilities[:, 0]))
 
 
 def _best(
@@ -350,33 +421,69 @@ def label_scores(
     InputError, UsageError
         As `annotate`.
     """
-    model = opened_for(adata, model, layer=layer, gene_names=gene_names)
-    engine = TransformersEngine(model, batch_size)
-    texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
-    response = model.prompts.wording(CELL_TYPE.id).response
-    answers = [
-        [
-            *model.tokenizer.encode(response.fill({"cell_type": label})).tolist(),
-            *model.end_ids,
-        ]
-        for label in labels
-    ]
-    scores = np.full((views, adata.n_obs, len(labels)), np.nan)
+    scorer = LabelScorer(
+        Rows.of(adata, layer), model, labels, organism=organism, views=views, top_k=top_k, genes=genes,
+        gene_names=gene_names, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     with progress_bar("Annotating", adata.n_obs * views) as progress:
-        for view in range(views):
-            cells = cells_for_model(
-                adata,
-                model,
-                top_k=top_k,
-                genes=genes,
-                layer=layer,
-                seed=seed + view,
-                gene_names=gene_names,
-            )
-            rows = np.flatnonzero(cells.lengths > 0)
-            prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, view, seed, top_k)
-            scores[view, rows] = engine.score(prompts, answers, progress)
+        parts = [scorer.scores(*rows, progress) for rows in chunks(adata.n_obs, CHUNK)]
+    scores = np.concatenate(parts, axis=1)
+    report_empty(np.isnan(scores[0, :, 0]), adata.obs_names)
     return scores
+
+
+class LabelScorer:
+    """Scores labels behind the cells of any rows; parameters are those of `annotate`.
+
+    Raises
+    ------
+    InputError, UsageError
+        As `annotate`.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        model: Model,
+        labels: Sequence[str],
+        *,
+        organism: str | None = None,
+        views: int = 1,
+        top_k: int | None = None,
+        genes: Sequence[str] | str | None = None,
+        gene_names: Mapping[str, str] | str | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        unique_cell_ids(rows.obs.index)
+        model = opened_for(rows.var, model, gene_names)
+        self.rows, self.model, self.views, self.seed, self.top_k = rows, model, views, seed, top_k
+        self._engine = TransformersEngine(model, batch_size)
+        self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
+        self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
+        response = model.prompts.wording(CELL_TYPE.id).response
+        self._answers = [
+            [
+                *model.tokenizer.encode(response.fill({"cell_type": label})).tolist(),
+                *model.end_ids,
+            ]
+            for label in labels
+        ]
+
+    def scores(
+        self, start: int, stop: int, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Return log p of each label behind the cells in rows `start` to `stop`; see `label_scores`."""
+        texts = {name: column[start:stop] for name, column in self._texts.items()}
+        scores = np.full((self.views, stop - start, len(self._answers)), np.nan)
+        for view in range(self.views):
+            cells = self._cells.rank(self.rows, start, stop, self.seed + view)
+            some = np.flatnonzero(cells.lengths > 0)
+            prompts = label_prompts(
+                self.model, CELL_TYPE, cells, texts, some, view, self.seed, self.top_k
+            )
+            scores[view, some] = self._engine.score(prompts, self._answers, progress)
+        return scores
 
 
 def candidates(

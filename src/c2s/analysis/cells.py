@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
-from c2s.cells.ranked import RankedCells
-from c2s.cells.readers import expression
+from c2s.cells.checks import check_expression
+from c2s.cells.panels import select_genes
+from c2s.cells.ranked import RankedCells, rank_matrix
+from c2s.cells.readers import csr_blocks, expression
 from c2s.cells.sentences import cell_sentences
 from c2s.cells.vocabulary import ENSEMBL_ID, GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, warn
@@ -21,19 +26,14 @@ if TYPE_CHECKING:
 
 
 def opened_for(
-    adata: AnnData,
-    model: Model,
-    *,
-    layer: str | None = None,
-    gene_names: Mapping[str, str] | str | None = None,
+    var: pd.DataFrame, model: Model, gene_names: Mapping[str, str] | str | None = None
 ) -> Model:
-    """Return the model; a released checkpoint, which takes any gene symbol, with the genes of the data.
+    """Return the model; a released checkpoint, which takes any gene symbol, with the genes of the data (`var`).
 
     Warns where most genes have no symbol, which such a checkpoint cannot read.
     """
     if not model.any_gene:
         return model
-    _, var = expression(adata, layer)
     vocabulary = GeneVocabulary.from_var(var, gene_names)
     ids = [word for word in vocabulary.words if ENSEMBL_ID.match(word)]
     if 2 * len(ids) > len(vocabulary):
@@ -42,6 +42,144 @@ def opened_for(
             "reads symbols; give them with gene_names"
         )
     return model.with_genes(vocabulary)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The cells of a data set: their tables, and any range of rows of one of their matrices.
+
+    Attributes
+    ----------
+    obs, var
+        Tables of the cells and of the matrix's genes.
+    read : (start, stop) -> csr_matrix
+        Reads rows of the matrix, the last not included.
+    layer
+        Which matrix it is, as the verbs' `layer`.
+    """
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    read: Callable[[int, int], sp.csr_matrix]
+    layer: str | None = None
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.obs)
+
+    @classmethod
+    def of(cls, adata: AnnData, layer: str | None = None) -> Rows:
+        """Return the cells of an AnnData, in memory or backed.
+
+        Raises
+        ------
+        UsageError
+            There is no such layer.
+        """
+        matrix, var = expression(adata, layer)
+        if hasattr(matrix, "to_memory") and matrix.format == "csc":
+            matrix = matrix.to_memory()  # rows of a matrix by column cannot be read from disk
+        if sp.issparse(matrix):
+            matrix = matrix.tocsr()
+
+        def read(start: int, stop: int) -> sp.csr_matrix:
+            ((_, block),) = csr_blocks(matrix[start:stop], rows=max(1, stop - start))
+            return block
+
+        return cls(adata.obs, var, read, layer)
+
+
+class ModelCells:
+    """Cells of a data set in the gene columns of a model, ranked a range of rows at a time.
+
+    Parameters
+    ----------
+    var
+        Table of the genes of the data.
+    model
+        Its vocabulary is what may be ranked.
+    top_k
+        Genes a cell; by default as many as the model was trained on.
+    genes, gene_names
+        As in `c2s.pp.cell_sentences`.
+
+    Attributes
+    ----------
+    vocabulary : GeneVocabulary
+        Of the data, named by words, so that a panel chooses columns by word alone: with repeated gene names a word may
+        also be the name of another column.
+    panel : list of str
+        The words that may be ranked.
+
+    Raises
+    ------
+    InputError
+        The data have none of the model's genes.
+    """
+
+    def __init__(
+        self,
+        var: pd.DataFrame,
+        model: Model,
+        *,
+        top_k: int | None = None,
+        genes: Sequence[str] | str | None = None,
+        gene_names: Mapping[str, str] | str | None = None,
+    ) -> None:
+        vocabulary = GeneVocabulary.from_var(var, gene_names)
+        self._to_model = vocabulary.align(model.vocabulary)
+        self._model = model
+        self.top_k = model.card.top_k if top_k is None else top_k
+        self.panel = self._panel(var, vocabulary, genes)
+        self.vocabulary = GeneVocabulary.from_words(vocabulary.words)
+        self._selected = self.vocabulary.mask(self.panel)
+
+    def _panel(
+        self, var: pd.DataFrame, vocabulary: GeneVocabulary, genes: Sequence[str] | str | None
+    ) -> list[str]:
+        model = self._model
+        shared = np.flatnonzero(self._to_model >= 0)
+        if len(shared) == 0:
+            raise InputError(
+                f"none of the {len(vocabulary):,} genes of the data ({listing(vocabulary.words, 3)}) is known to the "
+                f"model ({listing(model.vocabulary.words, 3)}); are they symbols of the same species?"
+            )
+        if len(shared) < min(self.top_k, len(model.vocabulary)):
+            warn(
+                f"only {len(shared):,} of the model's {len(model.vocabulary):,} genes are in the data, fewer than the "
+                f"{self.top_k:,} a cell that it was trained on; expect worse answers"
+            )
+        panel = [vocabulary.words[i] for i in shared]
+        chosen = select_genes(var, vocabulary, genes)
+        if chosen is not None:
+            panel = [w for w, i in zip(panel, shared, strict=True) if chosen[i]]
+        if not panel:
+            raise InputError(f"none of the genes chosen by genes={genes!r} is known to the model")
+        return panel
+
+    def rank(self, rows: Rows, start: int, stop: int, seed: int = 0) -> RankedCells:
+        """Read and rank rows `start` to `stop`, the last not included; a cell without genes is an empty sentence.
+
+        Raises
+        ------
+        InputError
+            The matrix holds NaN, infinite or negative values.
+        """
+        block, ids = rows.read(start, stop), rows.obs.index[start:stop]
+        check_expression(block, cell_ids=ids, gene_names=self.vocabulary.names, source="the matrix")
+        cells = rank_matrix(
+            block, self.vocabulary, ids.to_numpy(dtype=object), top_k=self.top_k,
+            selected=self._selected, seed=seed,
+        )  # fmt: skip
+        return self.in_model(cells)
+
+    def in_model(self, cells: RankedCells) -> RankedCells:
+        """Return cells that are ranked in the columns of the data in those of the model."""
+        genes = self._to_model[cells.genes].astype(np.int32)
+        return RankedCells(
+            cells.indptr, genes, self._model.vocabulary, cells.values, cells.cell_ids
+        )
 
 
 def cells_for_model(
@@ -61,10 +199,8 @@ def cells_for_model(
     ----------
     adata, genes, layer, seed, thin, gene_names
         As in `c2s.pp.cell_sentences`.
-    model
-        Its vocabulary is what may be ranked.
-    top_k
-        Genes a cell; by default as many as the model was trained on.
+    model, top_k
+        As in `ModelCells`.
 
     Raises
     ------
@@ -72,45 +208,17 @@ def cells_for_model(
         The data have none of the model's genes.
     """
     _, var = expression(adata, layer)
-    vocabulary = GeneVocabulary.from_var(var, gene_names)
-    to_model = vocabulary.align(model.vocabulary)
-    shared = np.flatnonzero(to_model >= 0)
-    if len(shared) == 0:
-        raise InputError(
-            f"none of the {len(vocabulary):,} genes of the data ({listing(vocabulary.words, 3)}) is known to the "
-            f"model ({listing(model.vocabulary.words, 3)}); are they symbols of the same species?"
+    known = ModelCells(var, model, top_k=top_k, genes=genes, gene_names=gene_names)
+    return known.in_model(
+        cell_sentences(
+            adata, top_k=known.top_k, genes=known.panel, layer=layer, seed=seed, thin=thin,
+            vocabulary=known.vocabulary,
         )
-    top_k = model.card.top_k if top_k is None else top_k
-    if len(shared) < min(top_k, len(model.vocabulary)):
-        warn(
-            f"only {len(shared):,} of the model's {len(model.vocabulary):,} genes are in the data, fewer than the "
-            f"{top_k:,} a cell that it was trained on; expect worse answers"
-        )
-    panel = [vocabulary.words[i] for i in shared]
-    if genes is not None:
-        from c2s.cells.panels import select_genes
-
-        chosen = select_genes(var, vocabulary, genes)
-        panel = [w for w, i in zip(panel, shared, strict=True) if chosen is None or chosen[i]]
-        if not panel:
-            raise InputError(f"none of the genes chosen by genes={genes!r} is known to the model")
-    # Named by their words, so that the panel chooses columns by word alone: with repeated gene names a
-    # word may also be the name of another column.
-    by_word = GeneVocabulary.from_words(vocabulary.words)
-    cells = cell_sentences(
-        adata, top_k=top_k, genes=panel, layer=layer, seed=seed, thin=thin, vocabulary=by_word
-    )
-    return RankedCells(
-        cells.indptr,
-        to_model[cells.genes].astype(np.int32),
-        model.vocabulary,
-        cells.values,
-        cells.cell_ids,
-    )
+    )  # fmt: skip
 
 
 def condition_texts(
-    adata: AnnData, model: Model, task: Task, given: Mapping[str, str | None]
+    adata: AnnData | Rows, model: Model, task: Task, given: Mapping[str, str | None]
 ) -> dict[str, np.ndarray]:
     """Return the text of each condition for every cell, as object arrays of shape (n_cells,).
 
@@ -141,7 +249,18 @@ def condition_texts(
 
 
 def target(adata: AnnData, copy: bool) -> AnnData:
-    """Return the object that results go into."""
+    """Return the object that results go into.
+
+    Raises
+    ------
+    UsageError
+        A copy is wanted of an object whose matrix is on disk.
+    """
+    if copy and adata.isbacked:
+        raise UsageError(
+            "copy=True cannot copy a backed AnnData; leave it out (results go to obs and obsm in memory, never to the"
+            " file), or read the file without backed"
+        )
     return adata.copy() if copy else adata
 
 
@@ -153,10 +272,24 @@ def claim(adata: AnnData, verb: str, slot: str, key: str) -> None:
     UsageError
         `adata.<slot>[key]` exists and was not written by the same verb.
     """
-    if key in getattr(adata, slot) and key not in _written(adata, verb):
-        raise UsageError(
-            f"{slot}[{key!r}] exists already and was not written by c2s; give another key"
-        )
+    refuse_taken(adata, verb, slot, [key], getattr(adata, slot))
+
+
+def refuse_taken(
+    adata: AnnData, verb: str, slot: str, keys: Sequence[str], there: Container[str]
+) -> None:
+    """Refuse keys that are `there` in a slot, but for those that `uns` says the same verb wrote.
+
+    Raises
+    ------
+    UsageError
+        One is.
+    """
+    for key in keys:
+        if key in there and key not in _written(adata, verb):
+            raise UsageError(
+                f"{slot}[{key!r}] exists already and was not written by c2s; give another key"
+            )
 
 
 def record(

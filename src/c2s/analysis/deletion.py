@@ -109,7 +109,7 @@ def deletion_test(
     for name, number in (("n_genes", n_genes), ("n_random", n_random)):
         if number < 1:
             raise UsageError(f"{name}={number} is not possible; it is at least 1")
-    model = opened_for(adata, model)
+    model = opened_for(adata.var, model)
     question = Question.of(model, labels, temperature, batch_size)
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     cells = [

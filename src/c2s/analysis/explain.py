@@ -12,6 +12,7 @@ import pandas as pd
 
 from c2s.analysis.annotate import candidates, check_model, model_temperature
 from c2s.analysis.cells import cells_for_model, condition_texts, opened_for
+from c2s.cells.readers import expression
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
@@ -133,7 +134,7 @@ def explain(
         )
     if steps < 1:
         raise UsageError(f"steps={steps} is not possible; it is at least 1")
-    model = opened_for(adata, model, layer=layer, gene_names=gene_names)
+    model = opened_for(expression(adata, layer)[1], model, gene_names)
     question = Question.of(model, labels, temperature, batch_size, strict, top_k)
     asked = _asked(question, label, adata.n_obs)
     if n_cells is not None:

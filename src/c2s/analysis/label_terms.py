@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from c2s.common.errors import UsageError, listing, warn
 from c2s.knowledge.ontology import Ontology, TermsAbove, read_ontology
 from c2s.models.directory import Model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def labels_below(
@@ -140,6 +144,16 @@ class BackOff:
         self.answers = [*labels, *dict.fromkeys(name for name in names if name not in labels)]
         self._codes = np.array([self.answers.index(name) for name in names], dtype=np.int64)
         self._least = least
+
+    def answered(
+        self, probabilities: np.ndarray, rolled: np.ndarray, unknown: str
+    ) -> tuple[pd.Categorical[str], np.ndarray]:
+        """Return what `choose` does as texts, `unknown` where no answer is sure enough, missing for a missing cell."""
+        import pandas as pd
+
+        codes, confidence = self.choose(probabilities, rolled)
+        codes[(codes < 0) & ~np.isnan(confidence)] = len(self.answers)
+        return pd.Categorical.from_codes(codes, pd.Index([*self.answers, unknown])), confidence
 
     def choose(
         self, probabilities: np.ndarray, rolled: np.ndarray

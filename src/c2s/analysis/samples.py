@@ -19,6 +19,7 @@ import pandas as pd
 from c2s.analysis.annotate import candidates, probabilities_of
 from c2s.analysis.cells import cells_for_model, claim, condition_texts, opened_for, record, target
 from c2s.cells.ranked import RankedCells
+from c2s.cells.readers import expression
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
@@ -132,7 +133,7 @@ def annotate_samples(
         for key in keys:
             claim(adata, "annotate_samples", slot, key)
     labels = candidates(model, labels, strict, "tissue" if task is TISSUE else "cell_type")
-    model = opened_for(adata, model, layer=layer, gene_names=gene_names)
+    model = opened_for(expression(adata, layer)[1], model, gene_names)
     texts = condition_texts(adata, model, task, {"organism": organism})
     cells = cells_for_model(
         adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names

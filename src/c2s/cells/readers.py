@@ -88,6 +88,75 @@ def read(
             adata = _read_table(path, orientation)
         else:
             adata = _READERS[kind](path)
+    _make_names_unique(path, adata)
+    return adata
+
+
+def is_current_h5ad(path: str | os.PathLike[str]) -> bool:
+    """Say whether a path is an `.h5ad` file in the form that anndata writes since 0.7, by what is inside.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is damaged or of an unknown kind.
+    """
+    import h5py
+
+    path = Path(path)
+    if (kind := _kind(path)) != "h5ad":
+        return False
+    with _reading(path, _ARTICLE[kind]), h5py.File(path, "r") as file:
+        return all("encoding-type" in file[table].attrs for table in ("obs", "var"))
+
+
+def read_tables(
+    path: str | os.PathLike[str], layer: str | None = None
+) -> tuple[ad.AnnData, list[str]]:
+    """Read the tables of an `.h5ad` file, and nothing that is as large as its matrices.
+
+    Parameters
+    ----------
+    path
+        The file.
+    layer
+        "raw" for the genes of `raw`; otherwise those of the file.
+
+    Returns
+    -------
+    adata : AnnData
+        With `obs`, `var`, and of `uns` what this package wrote. Cell names are unique, as in `read`.
+    obsm_keys : list of str
+        What the file has in `obsm`.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or of an anndata before 0.7.
+    UsageError
+        It is another kind of file.
+    """
+    import h5py
+
+    path = Path(path)
+    if (kind := _kind(path)) != "h5ad":
+        raise UsageError(f"{path}: an .h5ad file is expected; this is {_ARTICLE[kind]}")
+    if not is_current_h5ad(path):
+        raise InputError(
+            f"{path}: an anndata before 0.7 wrote it; write it anew with c2s.read(path).write_h5ad(other_path)"
+        )
+    with _reading(path, _ARTICLE[kind]), h5py.File(path, "r") as file:
+        raw = [key for key in ("raw/var", "raw.var") if layer == "raw" and key in file]
+        obs, var = (ad.io.read_elem(file[key]) for key in ("obs", raw[0] if raw else "var"))
+        adata = ad.AnnData(obs=obs, var=var)
+        if "uns" in file and "c2s" in file["uns"]:
+            adata.uns["c2s"] = ad.io.read_elem(file["uns/c2s"])
+        obsm_keys = [str(key) for key in file["obsm"]] if "obsm" in file else []
+    _make_names_unique(path, adata)
+    return adata, obsm_keys
+
+
+def _make_names_unique(path: Path, adata: ad.AnnData) -> None:
+    """Make the names of cells unique, with a warning that names those that were not."""
     repeated = adata.obs_names[adata.obs_names.duplicated()]
     if len(repeated):
         with warnings.catch_warnings():
@@ -97,7 +166,6 @@ def read(
             f"{path}: {len(repeated):,} cells repeat the name of another"
             f" ({listing(list(repeated.unique()), 3)}); -1, -2, … was added to make names unique"
         )
-    return adata
 
 
 def expression(adata: ad.AnnData, layer: str | None = None) -> tuple[Any, pd.DataFrame]:

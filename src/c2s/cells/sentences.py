@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from c2s.cells.checks import check_expression, matrix_kind
@@ -87,7 +88,7 @@ def cell_sentences(
     """
     matrix, var = expression(adata, layer)
     vocabulary = vocabulary or GeneVocabulary.from_var(var, gene_names)
-    cell_ids = _unique_cell_ids(adata)
+    cell_ids = unique_cell_ids(adata.obs_names)
     selected = select_genes(var, vocabulary, genes)
     thin = share_per_cell(thin, len(cell_ids))
     parts = []
@@ -108,14 +109,7 @@ def cell_sentences(
             )
         )
     cells = _concatenate(parts, vocabulary)
-    empty = np.flatnonzero(cells.lengths == 0)
-    if len(empty) == len(cells):
-        raise InputError("no cell expresses any of the genes; is this the right layer?")
-    if len(empty):
-        warn(
-            f"{len(empty):,} of {len(cells):,} cells express none of the genes and have an empty sentence "
-            f"(first: {cell_ids[empty[0]]!r}); drop them with sc.pp.filter_cells(adata, min_genes=1)"
-        )
+    report_empty(cells.lengths == 0, cell_ids)
     return cells
 
 
@@ -169,7 +163,7 @@ def fit_inverse(
     held, fit = order[:n_held], order[n_held : n_held + n_cells]
     matrix, var = expression(adata, layer)
     vocabulary = GeneVocabulary.from_var(var, gene_names)
-    ids = _unique_cell_ids(adata)
+    ids = unique_cell_ids(adata.obs_names)
     # All rows are read and judged together: of abundances, few cells may look like logged values.
     rows = np.sort(np.concatenate([fit, held]))
     block = sp.csr_matrix(matrix[rows])
@@ -188,8 +182,14 @@ def fit_inverse(
     )
 
 
-def _unique_cell_ids(adata: AnnData) -> np.ndarray:
-    names = adata.obs_names
+def unique_cell_ids(names: pd.Index) -> np.ndarray:
+    """Return the names of cells, which decide their ties; object array, shape (n_cells,).
+
+    Raises
+    ------
+    InputError
+        Names repeat.
+    """
     if not names.is_unique:
         twice = list(dict.fromkeys(names[names.duplicated()]))
         raise InputError(
@@ -197,6 +197,30 @@ def _unique_cell_ids(adata: AnnData) -> np.ndarray:
             "its ties; call adata.obs_names_make_unique() first"
         )
     return names.to_numpy(dtype=object)
+
+
+def report_empty(empty: np.ndarray, cell_ids: Sequence[str] | np.ndarray | pd.Index) -> None:
+    """Warn of cells whose sentence is empty; refuse a data set in which all are.
+
+    Parameters
+    ----------
+    empty : bool array, shape (n_cells,)
+    cell_ids
+        Names of the cells.
+
+    Raises
+    ------
+    InputError
+        There is no cell with a gene.
+    """
+    rows = np.flatnonzero(empty)
+    if len(rows) == len(empty):
+        raise InputError("no cell expresses any of the genes; is this the right layer?")
+    if len(rows):
+        warn(
+            f"{len(rows):,} of {len(empty):,} cells express none of the genes and have an empty sentence "
+            f"(first: {cell_ids[rows[0]]!r}); drop them with sc.pp.filter_cells(adata, min_genes=1)"
+        )
 
 
 def _concatenate(parts: list[RankedCells], vocabulary: GeneVocabulary) -> RankedCells:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from c2s.cli.agreement import agreement
-from c2s.cli.files import check_out, say, text_lines, write_h5ad
+from c2s.cli.files import check_out, resumed, say, text_lines, work_on_file, write_h5ad
 from c2s.cli.options import (
     AsJson,
     BatchSize,
+    ChunkSize,
     Debug,
     Device,
+    DeviceMap,
     Dtype,
     Genes,
     Input,
@@ -23,12 +26,19 @@ from c2s.cli.options import (
     Out,
     Profile,
     Prompts,
+    Quantize,
     Seed,
     TopK,
     genes_option,
     open_model,
 )
 from c2s.common.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from c2s.analysis.annotate import Annotation
+    from c2s.analysis.cells import Rows
 
 
 def annotate(
@@ -170,7 +180,10 @@ def annotate(
     top_k: TopK = None,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     batch_size: BatchSize = None,
+    chunk_size: ChunkSize = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse labels that the model never saw.")
     ] = False,
@@ -178,57 +191,88 @@ def annotate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Name the type of every cell, or the tissue of samples, with a probability; writes a copy as .h5ad."""
-    from c2s.analysis.annotate import annotate as annotate_cells
-    from c2s.analysis.samples import annotate_samples
-    from c2s.cells.readers import read
+    """Name the type of every cell, or the tissue of samples, with a probability; writes a copy as .h5ad.
 
+    For the types of single cells an .h5ad file may be of any size: a run that is broken off goes on where it stopped.
+    """
     check_out(out, ".h5ad")
     if labels and labels_file is not None:
         raise UsageError("give either --label or --labels, not both")
-    alone = {
-        "--views": views > 1, "--top-n": top_n, "--entropy-key": entropy_key, "--back-off": back_off,
-        "--min-confidence": min_confidence is not None, "--labels-below": labels_below,
-        "--every-term": every_term, "--ontology": ontology, "--label-terms": label_terms,
-    }  # fmt: skip
-    if what != "cell_type" and (given := [option for option, value in alone.items() if value]):
-        raise UsageError(f"{given[0]} goes with --what cell_type, not with {what}")
-    adata = read(source)
-    if truth is not None and truth not in adata.obs:
-        raise UsageError(
-            f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
-        )
     wanted = labels or None if labels_file is None else text_lines(labels_file)
-    asked = open_model(model, device, dtype, profile, prompts)
     shared: dict[str, Any] = {
-        "genes": genes_option(genes), "layer": layer, "top_k": top_k, "batch_size": batch_size,
-        "strict": strict, "seed": seed, "organism": organism,
+        "genes": genes_option(genes), "top_k": top_k, "batch_size": batch_size, "strict": strict, "seed": seed,
+        "organism": organism,
     }  # fmt: skip
+    before, column = "", key or f"c2s_{what.removesuffix('s')}"
+    sure = confidence_key or ("c2s_confidence" if what == "cell_type" else f"{column}_confidence")
     if what == "cell_type":
-        key, confidence_key = key or "c2s_cell_type", confidence_key or "c2s_confidence"
         terms = _ontology(ontology, label_terms, bool(labels_below or back_off))
-        annotate_cells(
-            adata, asked, wanted, key_added=key, confidence_key=confidence_key, top_n=top_n,
-            entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
-            ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off, **shared,
-        )  # fmt: skip
+        made: list[Annotation] = []
+
+        def make(rows: Rows) -> Annotation:
+            from c2s.analysis.annotate import Annotation
+
+            _check_truth(source, rows.obs, truth)
+            asked = open_model(model, device, dtype, device_map, quantize, profile, prompts)
+            made.append(
+                Annotation(
+                    rows, asked, wanted, key_added=column, confidence_key=sure, top_n=top_n,
+                    entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
+                    ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off,
+                    **shared,
+                )
+            )  # fmt: skip
+            return made[-1]
+
+        done = work_on_file(source, out, make, layer=layer, chunk_size=chunk_size)
+        obs, candidates, before = done.obs, made[-1].labels, resumed(done)
     else:
-        key = key or f"c2s_{what.removesuffix('s')}"
-        confidence_key = confidence_key or f"{key}_confidence"
+        alone = {
+            "--views": views > 1, "--top-n": top_n, "--entropy-key": entropy_key, "--back-off": back_off,
+            "--min-confidence": min_confidence is not None, "--labels-below": labels_below,
+            "--every-term": every_term, "--ontology": ontology, "--label-terms": label_terms,
+            "--chunk-size": chunk_size,
+        }  # fmt: skip
+        if given := [option for option, value in alone.items() if value]:
+            raise UsageError(f"{given[0]} goes with --what cell_type, not with {what}")
+        from c2s.analysis.samples import annotate_samples
+        from c2s.cells.readers import read
+
+        adata = read(source)
+        _check_truth(source, adata.obs, truth)
         annotate_samples(
-            adata, asked, what, wanted, groupby=group_by or None, key_added=key,
-            confidence_key=confidence_key, cells_per_sample=cells_per_sample, **shared,
+            adata, open_model(model, device, dtype, device_map, quantize, profile, prompts), what, wanted,
+            groupby=group_by or None, key_added=column, confidence_key=sure,
+            cells_per_sample=cells_per_sample, layer=layer, **shared,
         )  # fmt: skip
-    write_h5ad(adata, out)
-    counts = {str(k): int(v) for k, v in adata.obs[key].value_counts().items() if v}
-    facts: dict[str, Any] = {"cells": adata.n_obs, "labels": counts, "out": str(out)}
-    text = f"{adata.n_obs:,} cells in {out}: " + ", ".join(f"{k} {v:,}" for k, v in counts.items())
+        write_h5ad(adata, out)
+        obs, candidates = adata.obs, adata.uns["c2s"]["annotate_samples"]["parameters"]["labels"]
+    _report(obs, column, sure, truth, candidates, out, before, as_json)
+
+
+def _check_truth(source: Path, obs: pd.DataFrame, truth: str | None) -> None:
+    if truth is not None and truth not in obs:
+        columns = ", ".join(map(str, obs.columns)) or "none"
+        raise UsageError(f"{source}: obs has no column {truth!r}; it has: {columns}")
+
+
+def _report(
+    obs: pd.DataFrame,
+    key: str,
+    confidence_key: str,
+    truth: str | None,
+    labels: Sequence[str],
+    out: Path,
+    before: str,
+    as_json: bool,
+) -> None:
+    """Say how many cells got each answer, and how well the answers agree with the truth where there is one."""
+    counts = {str(k): int(v) for k, v in obs[key].value_counts().items() if v}
+    facts: dict[str, Any] = {"cells": len(obs), "labels": counts, "out": str(out)}
+    text = f"{len(obs):,} cells{before} in {out}: "
+    text += ", ".join(f"{k} {v:,}" for k, v in counts.items())
     if truth is not None:
-        verb = "annotate" if what == "cell_type" else "annotate_samples"
-        candidates = adata.uns["c2s"][verb]["parameters"]["labels"]
-        found, said = agreement(
-            adata.obs[truth], adata.obs[key], adata.obs[confidence_key], candidates
-        )
+        found, said = agreement(obs[truth], obs[key], obs[confidence_key], labels)
         facts |= found
         text += f"\n{said}"
     say(as_json, facts, text)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from c2s.cli.files import check_out, say, write_h5ad
+from c2s.cli.files import check_out, resumed, say, work_on_file, write_h5ad
 from c2s.cli.options import (
     AsJson,
     BatchSize,
+    ChunkSize,
     Debug,
     Device,
+    DeviceMap,
     Dtype,
     Genes,
     Input,
@@ -21,12 +23,16 @@ from c2s.cli.options import (
     Out,
     Profile,
     Prompts,
+    Quantize,
     Seed,
     TopK,
     genes_option,
     open_model,
 )
 from c2s.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from c2s.encoders.c2s_model import EmbeddedTokens
 
 
 def embed(
@@ -45,12 +51,23 @@ def embed(
         str | None,
         typer.Option("--key", help="Name in obsm; by default X_c2s, X_pca, …", show_default=False),
     ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens",
+            help="Mean over all tokens of the prompt (prompt, the default) or those of the cell's genes (cell).",
+            show_default=False,
+        ),
+    ] = None,
     genes: Genes = None,
     layer: Layer = None,
     top_k: TopK = None,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     batch_size: BatchSize = None,
+    chunk_size: ChunkSize = None,
     seed: Seed = 0,
     organism: Organism = None,
     profile: Profile = None,
@@ -58,8 +75,11 @@ def embed(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Embed every cell with a model, or place it with an encoder; writes a copy of the data as .h5ad with obsm."""
-    from c2s.analysis.embed import embed as run
+    """Embed every cell with a model, or place it with an encoder; writes a copy of the data as .h5ad with obsm.
+
+    With a model an .h5ad file may be of any size: a run that is broken off goes on where it stopped.
+    """
+    from c2s.analysis.embed import Embedding
     from c2s.analysis.encode import encode
     from c2s.cells.readers import read
 
@@ -73,6 +93,10 @@ def embed(
             ("--organism", organism),
             ("--profile", profile),
             ("--prompts", prompts),
+            ("--tokens", tokens),
+            ("--device-map", device_map),
+            ("--quantize", quantize),
+            ("--chunk-size", chunk_size),
         ):
             if value is not None:
                 raise UsageError(f"{option} belongs to a model; give either it or --encoder")
@@ -92,16 +116,21 @@ def embed(
         facts = {"cells": adata.n_obs, "dimensions": width, "encoder": name, "out": str(out)}
         say(as_json, facts, f"{adata.n_obs:,} cells × {width} in obsm[{key!r}] of {out}, by {name}")
         return
-    key = key or "X_c2s"
-    adata = read(source)
-    run(
-        adata, open_model(model, device, dtype, profile, prompts), key_added=key, organism=organism,
-        genes=genes_option(genes), layer=layer, top_k=top_k, batch_size=batch_size, seed=seed,
+    work_key = key or "X_c2s"
+    done = work_on_file(
+        source,
+        out,
+        lambda rows: Embedding(
+            rows, open_model(model, device, dtype, device_map, quantize, profile, prompts), key_added=work_key,
+            tokens=cast("EmbeddedTokens", tokens or "prompt"), genes=genes_option(genes), top_k=top_k,
+            organism=organism, batch_size=batch_size, seed=seed,
+        ),
+        layer=layer,
+        chunk_size=chunk_size,
     )  # fmt: skip
-    write_h5ad(adata, out)
-    width = adata.obsm[key].shape[1]
+    width = done.widths[work_key]
     say(
         as_json,
-        {"cells": adata.n_obs, "dimensions": width, "out": str(out)},
-        f"{adata.n_obs:,} cells × {width} in obsm[{key!r}] of {out}",
+        {"cells": len(done.obs), "dimensions": width, "out": str(out)},
+        f"{len(done.obs):,} cells{resumed(done)} × {width} in obsm[{work_key!r}] of {out}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,10 @@ from c2s.common.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from c2s.analysis.cells import Rows
+    from c2s.analysis.streaming import Streamed
+    from c2s.analysis.work import Work
 
 
 def text_lines(path: Path) -> list[str]:
@@ -42,6 +47,41 @@ def write_h5ad(adata: AnnData, path: Path) -> None:
     check_out(path, ".h5ad")
     with atomic_file(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
+
+
+def work_on_file(
+    source: Path,
+    out: Path,
+    make: Callable[[Rows], Work],
+    *,
+    layer: str | None = None,
+    chunk_size: int | None = None,
+) -> Streamed:
+    """Do a verb's work on the cells of a file and write a copy of the data with what was found.
+
+    An `.h5ad` file is worked through in chunks and can be restarted; other kinds, and files of an anndata before 0.7,
+    are read as a whole.
+    """
+    from c2s.analysis.cells import Rows
+    from c2s.analysis.streaming import Streamed, stream
+    from c2s.analysis.work import CHUNK, fill
+    from c2s.cells.readers import is_current_h5ad, read
+
+    check_out(out, ".h5ad")
+    size = CHUNK if chunk_size is None else chunk_size
+    if is_current_h5ad(source):
+        return stream(source, out, make, layer=layer, chunk_size=size)
+    adata = read(source)
+    work = make(Rows.of(adata, layer))
+    fill(adata, work, size)
+    write_h5ad(adata, out)
+    widths = {key: int(adata.obsm[key].shape[1]) for key in work.slots["obsm"]}
+    return Streamed(adata.obs, widths, 0)
+
+
+def resumed(done: Streamed) -> str:
+    """Say how many cells an earlier run had finished, or nothing."""
+    return f" ({done.resumed:,} of them finished by an earlier run)" if done.resumed else ""
 
 
 def say(as_json: bool, facts: dict[str, Any], text: str) -> None:

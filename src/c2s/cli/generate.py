@@ -15,11 +15,13 @@ from c2s.cli.options import (
     BatchSize,
     Debug,
     Device,
+    DeviceMap,
     Dtype,
     ModelName,
     OptionalOut,
     Profile,
     Prompts,
+    Quantize,
     Seed,
     TopK,
     gene_names,
@@ -82,6 +84,8 @@ def generate(
     prompts: Prompts = None,
     device: Device = None,
     dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     batch_size: BatchSize = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a type that the model never saw.")
@@ -98,7 +102,7 @@ def generate(
         raise UsageError("give either --prompt or --cell-type, not both")
     if out is not None:
         check_out(out, ".h5ad")
-    loaded = open_model(model, device, dtype, profile, prompts)
+    loaded = open_model(model, device, dtype, device_map, quantize, profile, prompts)
     wanted: list[str] | None = cell_type
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)

@@ -95,11 +95,35 @@ BatchSize = Annotated[
     ),
 ]
 
+ChunkSize = Annotated[
+    int | None,
+    typer.Option(
+        "--chunk-size",
+        help="Cells that are read and asked at a time, and finished when a run is broken off; by default 4096.",
+        min=1,
+        show_default=False,
+    ),
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="Instead of --device: auto spreads a large model over all GPUs, then memory.",
+        show_default=False,
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option("--quantize", help="4bit: weights in 4 bits (extra quant).", show_default=False),
+]
+
 
 def open_model(
     name: str | None,
     device: str | None,
     dtype: str | None,
+    device_map: str | None = None,
+    quantize: str | None = None,
     profile: str | None = None,
     prompts: str | None = None,
 ) -> Model:
@@ -107,8 +131,9 @@ def open_model(
     from c2s.models.directory import find_model, load_model
 
     return load_model(
-        find_model(name), profile=profile, prompts=prompts, device=device, dtype=dtype
-    )
+        find_model(name), profile=profile, prompts=prompts, device=device, dtype=dtype, device_map=device_map,
+        quantize=quantize,
+    )  # fmt: skip
 
 
 def gene_names(path: Path) -> list[str]:

@@ -40,7 +40,7 @@ _CACHE_BUDGET = 1 << 30
 #: Bytes of logits behind the prompts of a batch.
 _LOGITS_BUDGET = 1 << 28
 
-#: Tokens that a CPU reads at once while answers are scored; more only leave its caches.
+#: Tokens that a CPU reads at once where answers are scored or cells embedded; more only leave its caches.
 _CPU_TOKENS = 3_000
 
 #: Tokens that are read at once while gradients are taken: what each layer made of them is kept for the way back.
@@ -89,7 +89,12 @@ class Engine(Protocol):
     ) -> np.ndarray:
         """Return log p(answer | prompt). float64, shape (n_prompts, n_answers)."""
 
-    def embed(self, prompts: Sequence[np.ndarray], progress: Progress | None = None) -> np.ndarray:
+    def embed(
+        self,
+        prompts: Sequence[np.ndarray],
+        progress: Progress | None = None,
+        over: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Return the mean of the last hidden states over each prompt. float32, (n_prompts, hidden)."""
 
 
@@ -471,30 +476,58 @@ class TransformersEngine:
         )
         return int(2 * config.num_hidden_layers * heads * width * self.network.dtype.itemsize)
 
-    def embed(self, prompts: Sequence[np.ndarray], progress: Progress | None = None) -> np.ndarray:
-        """Return the mean of the last hidden states over the tokens of each prompt (SPEC §8).
+    def embed(
+        self,
+        prompts: Sequence[np.ndarray],
+        progress: Progress | None = None,
+        over: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Return the mean of the last hidden states over tokens of each prompt (SPEC §8).
 
-        Padding is left out of the mean (SPEC §21d), so a cell's embedding does not depend on its batch.
+        Padding stands behind the prompts, where no token sees it, and is left out of the mean (SPEC §21d); so a
+        cell's embedding does not depend on its batch.
+
+        Parameters
+        ----------
+        prompts
+            Token ids; none is empty.
+        progress
+            Told how many are done.
+        over : sequence of bool arrays
+            Of each prompt the tokens that are averaged, at least one; by default all.
 
         Returns
         -------
         float32 array, shape (n_prompts, hidden)
+
+        Raises
+        ------
+        UsageError
+            A prompt does not fit into the model's context.
         """
         import torch
 
         self._check_context(max(map(len, prompts), default=0))
-        embedded = np.empty((len(prompts), self.network.config.hidden_size), np.float32)
-        for rows in self._batches(prompts):
+        most = None
+        if self.network.device.type == "cpu":
+            most = max(1, _CPU_TOKENS // max(map(len, prompts), default=1))
+        width = self.network.config.get_text_config().hidden_size
+        embedded = np.empty((len(prompts), width), np.float32)
+        for rows in self._batches(prompts, most=most):
+            longest = len(prompts[rows[0]])  # the longest comes first
+            ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
+            share = np.zeros((len(rows), 1, longest), dtype=np.float32)
+            for row, which in enumerate(rows):
+                n = len(prompts[which])
+                ids[row, :n] = prompts[which]
+                share[row, 0, :n] = 1 / n if over is None else over[which] / over[which].sum()
             with torch.inference_mode():
-                ids, mask = self._left_padded([prompts[i] for i in rows])
+                # Without a mask attention takes its fastest path; a token sees only those before it.
                 hidden = self.network.base_model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                    use_cache=False,
+                    input_ids=torch.from_numpy(ids).to(self.network.device), use_cache=False
                 ).last_hidden_state.float()  # (batch, length, hidden)
-                weight = mask[..., None].float()
-                embedded[rows] = ((hidden * weight).sum(1) / weight.sum(1)).cpu().numpy()
+                means = torch.from_numpy(share).to(hidden.device) @ hidden
+                embedded[rows] = means[:, 0].cpu().numpy()
             if progress:
                 progress(len(rows))
         return embedded

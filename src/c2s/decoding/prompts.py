@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,24 @@ def label_prompts(
 ) -> list[np.ndarray]:
     """Return the token ids of the prompt of each cell in `rows`, in the wording numbered `view`.
 
+    Parameters are those of `label_segments`.
+    """
+    segments = label_segments(model, task, cells, texts, rows, view, seed, top_k)
+    return [model.encode_prompt(parts) for parts in segments]
+
+
+def label_segments(
+    model: Model,
+    task: Task,
+    cells: RankedCells,
+    texts: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    view: int = 0,
+    seed: int = 0,
+    top_k: int | None = None,
+) -> Iterator[list[Segment]]:
+    """Yield the prompt of each cell in `rows`, English and the cell, in the wording numbered `view`.
+
     View 0 is the first wording; further views take the others in an order drawn by the seed.
 
     Parameters
@@ -46,14 +64,11 @@ def label_prompts(
     wording = model.prompts.wording(task.id)
     order = [0, *(1 + generator(seed, "wording", task.id).permutation(len(wording.prompts) - 1))]
     template = wording.prompts[order[view % len(order)]]
-    prompts = []
     for row in rows:
         columns = cells.to_columns(row)
         values = {name: str(column[row]) for name, column in texts.items()}
         stated = model.stated_genes(len(columns), top_k)
-        segments: list[Segment] = task.ask(template, values, columns, stated)
-        prompts.append(model.encode_prompt(segments))
-    return prompts
+        yield task.ask(template, values, columns, stated)
 
 
 def as_known(model: Model, condition: str, value: str) -> str:

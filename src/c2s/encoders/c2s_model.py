@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,32 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import mix64
-from c2s.decoding.engine import TransformersEngine
-from c2s.decoding.prompts import as_known, label_prompts, only_known
+from c2s.decoding.engine import Progress, TransformersEngine
+from c2s.decoding.prompts import as_known, label_segments, only_known
 from c2s.encoders.weights import hash_weights
 from c2s.tasks.single_cell import CELL_TYPE
+from c2s.tokens.positions import cell_tokens
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from c2s.models.directory import Model
+
+
+#: What an embedding is the mean over: all tokens of the prompt, or those of the cell's genes.
+EmbeddedTokens = Literal["prompt", "cell"]
+
+
+def check_tokens(tokens: str) -> None:
+    """Refuse a choice of tokens that is not known.
+
+    Raises
+    ------
+    UsageError
+        `tokens` is neither "prompt" nor "cell".
+    """
+    if tokens not in get_args(EmbeddedTokens):
+        raise UsageError(f"tokens={tokens!r} is unknown; use 'prompt' or 'cell'")
 
 
 def embed_ranked(
@@ -34,6 +51,9 @@ def embed_ranked(
     texts: Mapping[str, np.ndarray],
     batch_size: int | None = None,
     top_k: int | None = None,
+    *,
+    tokens: EmbeddedTokens = "prompt",
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Return the mean of the last hidden states over the annotation prompt of each cell (SPEC §8).
 
@@ -51,16 +71,33 @@ def embed_ranked(
         Prompts at a time; by default as `TransformersEngine` takes it.
     top_k
         Genes a cell that were asked for, by default as many as the model was trained on.
+    tokens
+        Mean over all tokens of the prompt, or over those of the cell's genes.
+    progress
+        Told how many cells are done.
 
     Returns
     -------
     float32 array, shape (n_cells, hidden)
         A cell without genes is NaN.
+
+    Raises
+    ------
+    UsageError
+        `tokens` is neither "prompt" nor "cell", or a prompt is longer than the model's context.
     """
+    check_tokens(tokens)
     rows = np.flatnonzero(cells.lengths > 0)
-    prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, top_k=top_k)
-    with progress_bar("Embedding", len(rows)) as progress:
-        embedded = TransformersEngine(model, batch_size).embed(prompts, progress)
+    segments = list(label_segments(model, CELL_TYPE, cells, texts, rows, top_k=top_k))
+    prompts = [model.encode_prompt(parts) for parts in segments]
+    over = None
+    if tokens == "cell":
+        over = [
+            cell_tokens(model.tokenizer, parts, len(prompt) - len(model.begin_ids))
+            + len(model.begin_ids)
+            for parts, prompt in zip(segments, prompts, strict=True)
+        ]
+    embedded = TransformersEngine(model, batch_size).embed(prompts, progress, over)
     result = np.full((len(cells), embedded.shape[1]), np.nan, dtype=np.float32)
     result[rows] = embedded
     return result
@@ -167,7 +204,11 @@ class C2SEncoder:
         texts = {
             name: np.full(len(cells), text, dtype=object) for name, text in self._texts.items()
         }
-        return embed_ranked(model, cells, texts, self.batch_size, self.top_k).astype(np.float64)
+        with progress_bar("Embedding", len(cells)) as progress:
+            found = embed_ranked(
+                model, cells, texts, self.batch_size, self.top_k, progress=progress
+            )
+        return found.astype(np.float64)
 
     def _opened(self, vocabulary: GeneVocabulary) -> Model:
         """Return the model; a released checkpoint, which takes any gene symbol, with the genes of the cells."""
@@ -184,17 +225,34 @@ class C2SEncoder:
             "name": self.name,
             "prompt": model.prompts.wording(CELL_TYPE.id).prompts[0].text,
             "texts": self._texts,
-            "words": model.vocabulary.words,
-            "mode": model.tokenizer.mode,
-            "tokenizer": model.tokenizer.backend.backend_tokenizer.to_str(),
             "top_k": self.top_k,
             "seed": self.seed,
         }
         if model.card.released is not None:
             settings["released"] = model.card.released.model_dump()
-        content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        hash_weights(content, model.network)
-        return content.hexdigest()
+        return _digest(model, settings)
+
+
+def model_digest(model: Model) -> str:
+    """Return a SHA-256 (hexadecimal) of all of a model that decides its answers: weights, tokenizer, card, wording."""
+    return _digest(model, {"card": model.card.model_dump(), "wording": model.prompts.texts()})
+
+
+def _digest(model: Model, settings: Mapping[str, object]) -> str:
+    """Return a SHA-256 of the weights, the genes, the tokenizer and settings."""
+    content = hashlib.sha256(
+        json.dumps(
+            {
+                **settings,
+                "words": model.vocabulary.words,
+                "mode": model.tokenizer.mode,
+                "tokenizer": model.tokenizer.backend.backend_tokenizer.to_str(),
+            },
+            sort_keys=True,
+        ).encode()
+    )
+    hash_weights(content, model.network)
+    return content.hexdigest()
 
 
 def _condition(model: Model, condition: str, value: str | None) -> str:

@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,14 @@ from pydantic import Field, ValidationError, field_validator
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config, explain
-from c2s.common.errors import InputError, UsageError, listing, nearest, warn
+from c2s.common.errors import (
+    InputError,
+    UsageError,
+    listing,
+    missing_extra,
+    nearest,
+    warn,
+)
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.presets import get_preset
@@ -348,6 +356,8 @@ def load_model(
     prompts: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantize: str | None = None,
 ) -> Model:
     """Load a model directory, or a released checkpoint of a known family.
 
@@ -369,19 +379,28 @@ def load_model(
         "float32", "bfloat16" or "float16"; by default as saved.
     device
         "cpu", "cuda", "mps"; by default "cuda" where there is a GPU, else "cpu".
+    device_map
+        For models too large for one GPU: "auto" spreads the layers over all GPUs, then main memory; or a device, or a
+        table from parts of the network to devices, as transformers takes it. Instead of `device`.
+    quantize
+        "4bit" keeps the weights of linear layers in 4 bits (NF4; extra `quant`): a quarter of the memory of
+        bfloat16, a little less exact, and such a model can be asked but not trained or saved. None leaves them as
+        they are.
 
     Raises
     ------
     InputError
         There is no model there, or its c2s.json, vocabulary, tokenizer or weights are missing or broken.
     UsageError
-        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself.
+        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself; an
+        option is not possible here, or its extra is not installed.
 
     Examples
     --------
     >>> model = c2s.load_model("vandijklab/C2S-Pythia-410m-cell-type-prediction")  # doctest: +SKIP
     >>> c2s.tl.annotate(adata, model, ["T cell", "B cell"])  # doctest: +SKIP
     """
+    placement = _placement(device, device_map, quantize)
     source = str(path_or_id)
     folder = Path(source)
     if not folder.is_dir():
@@ -400,16 +419,61 @@ def load_model(
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
-    network = load_network(folder, dtype=dtype)
+    network = load_network(folder, dtype=dtype, device_map=placement, quantize=quantize)
     rows = network.get_input_embeddings().weight.shape[0]
     if len(tokenizer.backend) > rows:
         raise InputError(
             f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}"
         )
-    network.to(resolve_device(device))
+    if placement is None:
+        network.to(resolve_device(device))
     network.eval()
     model = Model(network, tokenizer, card, source)
     return model if genes is None else model.with_genes(genes)
+
+
+def _placement(
+    device: str | None, device_map: str | Mapping[str, Any] | None, quantize: str | None
+) -> str | dict[str, Any] | None:
+    """Return the map of devices that the weights are loaded to, or None to move them when they are loaded.
+
+    Raises
+    ------
+    UsageError
+        Both a device and a map are given.
+    """
+    if device_map is None:
+        # Weights in 4 bits are made on the device itself.
+        return None if quantize is None else {"": resolve_device(device)}
+    if device is not None:
+        raise UsageError(
+            f"device={device!r} and device_map={device_map!r} say the same twice; give one of them"
+        )
+    return device_map if isinstance(device_map, str) else dict(device_map)
+
+
+def _quantization(quantize: str | None, dtype: str | None) -> Any:
+    """Return the configuration of quantised weights, or None.
+
+    Raises
+    ------
+    UsageError
+        It is unknown, or its library is not installed.
+    """
+    if quantize is None:
+        return None
+    if quantize != "4bit":
+        raise UsageError(f"quantize={quantize!r} is unknown; use '4bit', or leave it out")
+    if find_spec("bitsandbytes") is None:
+        raise missing_extra("bitsandbytes, which keeps weights in 4 bits,", "quant")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype or "bfloat16",
+    )
 
 
 def attach(
@@ -480,16 +544,27 @@ def new_model(
 
 
 def load_network(
-    path_or_id: str | os.PathLike[str], *, dtype: str | None = None
+    path_or_id: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantize: str | None = None,
 ) -> PreTrainedModel:
     """Load the weights of a causal language model; safetensors only, no code from the folder.
+
+    Parameters
+    ----------
+    path_or_id
+        A folder or a hub id.
+    dtype, device_map, quantize
+        As in `load_model`; without a map they are loaded to main memory.
 
     Raises
     ------
     InputError
         There are none, they cannot be read, or they do not fit the configuration beside them.
     UsageError
-        `dtype` is none of those that `load_model` names.
+        `dtype` or `quantize` is none of those that `load_model` names, or an extra is missing.
     """
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
@@ -497,6 +572,7 @@ def load_network(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    placed = {"device_map": device_map, "quantization_config": _quantization(quantize, dtype)}
     try:
         with quiet_transformers():
             network, info = AutoModelForCausalLM.from_pretrained(
@@ -506,6 +582,7 @@ def load_network(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # found below, by name
                 output_loading_info=True,
+                **{name: value for name, value in placed.items() if value is not None},
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
