@@ -1,5 +1,8 @@
 """C2SEncoder against `c2s.tl.embed`, on real cells, reconstructed sentences and broken input."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,7 +13,7 @@ from c2s.cells.ranked import RankedCells
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SWarning, InputError, UsageError
 from c2s.encoders.base import encode_cells, encode_sentences
-from c2s.encoders.c2s_model import C2SEncoder, embed_ranked
+from c2s.encoders.c2s_model import C2SEncoder, embed_ranked, model_digest
 from c2s.models.directory import Model, load_model
 
 
@@ -137,6 +140,25 @@ def test_digest_tells_what_decides_a_place(model_folder, model, encoder):
         next(iter(changed.network.parameters()))[0, 0] += 1e-3
     others.append(C2SEncoder(changed))
     assert len({first, *(other.digest() for other in others)}) == 5
+
+
+def test_a_model_is_known_by_its_content(model_folder, model, tmp_path):
+    """What `c2s.tl.embed_file` goes on by: another place or batch is the same model, another card is not."""
+    shutil.copytree(model_folder, tmp_path / "copy")
+    again = load_model(tmp_path / "copy", device="cpu")
+    assert model_digest(again) == model_digest(model)
+    again.card = again.card.model_copy(update={"calibration": {"temperature": 2.0}})
+    digests = {model_digest(model), model_digest(again)}
+    with torch.no_grad():
+        next(iter(again.network.parameters()))[0, 0] += 1e-3
+    digests.add(model_digest(again))
+    assert len(digests) == 3
+    # Weights that are not in memory are known by their files.
+    again.network.to("meta")
+    before = model_digest(again)
+    assert model_digest(again) == before
+    os.utime(tmp_path / "copy" / "model.safetensors", (1, 1))
+    assert model_digest(again) != before
 
 
 def test_an_organism_must_be_known(model):

@@ -88,7 +88,8 @@ def read(
             adata = _read_table(path, orientation)
         else:
             adata = _READERS[kind](path)
-    _make_names_unique(path, adata)
+    if remark := _make_names_unique(path, adata):
+        warn(remark)  # here, so that it points at the caller
     return adata
 
 
@@ -151,21 +152,23 @@ def read_tables(
         if "uns" in file and "c2s" in file["uns"]:
             adata.uns["c2s"] = ad.io.read_elem(file["uns/c2s"])
         obsm_keys = [str(key) for key in file["obsm"]] if "obsm" in file else []
-    _make_names_unique(path, adata)
+    if remark := _make_names_unique(path, adata):
+        warn(remark)  # here, so that it points at the caller
     return adata, obsm_keys
 
 
-def _make_names_unique(path: Path, adata: ad.AnnData) -> None:
-    """Make the names of cells unique, with a warning that names those that were not."""
+def _make_names_unique(path: Path, adata: ad.AnnData) -> str | None:
+    """Make the names of cells unique; return a remark that names those that were not."""
     repeated = adata.obs_names[adata.obs_names.duplicated()]
-    if len(repeated):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # anndata's remark on the same thing
-            adata.obs_names_make_unique()
-        warn(
-            f"{path}: {len(repeated):,} cells repeat the name of another"
-            f" ({listing(list(repeated.unique()), 3)}); -1, -2, … was added to make names unique"
-        )
+    if not len(repeated):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # anndata's remark on the same thing
+        adata.obs_names_make_unique()
+    return (
+        f"{path}: {len(repeated):,} cells repeat the name of another"
+        f" ({listing(list(repeated.unique()), 3)}); -1, -2, … was added to make names unique"
+    )
 
 
 def expression(adata: ad.AnnData, layer: str | None = None) -> tuple[Any, pd.DataFrame]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -234,11 +235,19 @@ class C2SEncoder:
 
 
 def model_digest(model: Model) -> str:
-    """Return a SHA-256 (hexadecimal) of all of a model that decides its answers: weights, tokenizer, card, wording."""
-    return _digest(model, {"card": model.card.model_dump(), "wording": model.prompts.texts()})
+    """Return a SHA-256 (hexadecimal) of all of a model that decides its answers: weights, tokenizer, card, wording.
+
+    Weights that do not fit the machine's memory at once (`device_map`) are known by the files that they come from.
+    """
+    settings = {"card": model.card.model_dump(), "wording": model.prompts.texts()}
+    if any(weight.is_meta for weight in model.network.parameters()):
+        files = sorted(Path(model.source).glob("*.safetensors"))
+        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return _digest(model, {**settings, "source": model.source, "files": facts}, weights=False)
+    return _digest(model, settings)
 
 
-def _digest(model: Model, settings: Mapping[str, object]) -> str:
+def _digest(model: Model, settings: Mapping[str, object], *, weights: bool = True) -> str:
     """Return a SHA-256 of the weights, the genes, the tokenizer and settings."""
     content = hashlib.sha256(
         json.dumps(
@@ -251,7 +260,8 @@ def _digest(model: Model, settings: Mapping[str, object]) -> str:
             sort_keys=True,
         ).encode()
     )
-    hash_weights(content, model.network)
+    if weights:
+        hash_weights(content, model.network)
     return content.hexdigest()
 
 
