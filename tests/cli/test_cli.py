@@ -9,6 +9,7 @@ import sys
 import warnings
 
 import anndata as ad
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -215,6 +216,16 @@ def test_other_formats_and_old_files_are_read_whole(c2s, h5ad, model_folder, tmp
         assert code == 0, err
     streamed, whole = (ad.read_h5ad(tmp_path / f"cut-{kind}.h5ad") for kind in ("h5ad", "zarr"))
     assert streamed.obs.equals(whole.obs)
+    with h5py.File(h5ad, "r+") as file:  # as an anndata before 0.7 wrote tables
+        for table, names in (("obs", whole.obs_names), ("var", whole.var_names)):
+            del file[table]
+            file[table] = np.array([n.encode() for n in names], dtype=[("index", "S60")])
+        for key in list(file.attrs):
+            del file.attrs[key]
+    code, _, err = c2s("annotate", h5ad, "-o", tmp_path / "old.h5ad", "--model", model_folder)
+    assert code == 0, err
+    old = ad.read_h5ad(tmp_path / "old.h5ad").obs["c2s_confidence"]
+    np.testing.assert_array_equal(old, whole.obs["c2s_confidence"])
 
 
 def test_where_the_weights_go(c2s, h5ad, model_folder, tmp_path):
