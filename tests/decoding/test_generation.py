@@ -14,8 +14,8 @@ from c2s.common.errors import UsageError
 from c2s.common.seeds import cell_keys, mix64
 from c2s.constraints.trie import GeneSentence, TokenTrie
 from c2s.decoding import kernels
-from c2s.decoding.engine import Sampling, TransformersEngine, choose
-from c2s.decoding.sampling import uniform_numbers
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.sampling import Sampling, choose, uniform_numbers
 from c2s.decoding.slots import SlotNetwork
 from c2s.tokens.tokenizer import CellTokenizer, load_tokenizer
 

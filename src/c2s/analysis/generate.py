@@ -14,7 +14,8 @@ from c2s.common.errors import UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
 from c2s.constraints.trie import GeneSentence, GeneSentenceState, TokenTrie
-from c2s.decoding.engine import Sampling, TransformersEngine
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CONDITIONAL_CELL
 

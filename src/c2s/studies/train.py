@@ -504,7 +504,7 @@ def choose_temperature(
     Two cells are generated for each validation cell, of its type; test cells are not looked at.
     """
     from c2s.analysis.generate import generate_cells
-    from c2s.decoding.engine import Sampling
+    from c2s.decoding.sampling import Sampling
     from c2s.evaluate.generation import Space
     from c2s.metrics import energy_distance
 
