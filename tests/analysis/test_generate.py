@@ -303,14 +303,6 @@ class TestSamples:
         assert drawn(seed=1, batch_size=1) == first
         assert drawn(seed=2) != first
 
-    def test_a_later_cell_depends_on_the_cells_before_it(self, able):
-        """The most probable second cell is not that of another first cell: the model sees what it wrote."""
-        model = able()
-        options = {"n": 2, "tissue": "kidney", "top_k": 6, "temperature": 0}
-        plain = words(c2s.tl.generate(model, **options))
-        other = words(c2s.tl.generate(model, forbid=plain[0][:1], **options))
-        assert plain[1] != other[1]
-
     def test_the_most_probable_sample_is_that_of_a_slow_loop(self, able):
         """Each token is the best of those that keep the sample possible, by a full pass over the text so far."""
         import torch
@@ -390,7 +382,7 @@ class TestPrompt:
 
 class TestControl:
     def test_forbidden_and_required_genes(self, able, model, cut_genes):
-        absent, needed = ["INS", "GCG", "TTR"], list(cut_genes.words[-10:])
+        absent, needed = ["INS", "GCG", "TTR"], list(cut_genes.words[:10])
         for cells in (
             c2s.tl.generate(model, ["beta", "alpha"], 10, forbid=absent, require=needed),
             c2s.tl.generate(able(), n=4, tissue="kidney", top_k=12, forbid=absent, require=needed),
