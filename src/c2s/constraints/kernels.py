@@ -82,13 +82,15 @@ def allowed(trie, states, row, out):  # type: ignore[no-untyped-def]
     """Write the columns of the tokens that may come next, ascending; return how many there are."""
     node = states.node[row]
     only = only_required(trie, states, row, -1)
+    # Looked up here: a call for each of thousands of children would take most of the time.
+    below, used = trie.below, states.used[row]
     n = 0
     at, last = trie.child_start[node], trie.child_start[node + 1]
     if node == 0:
         at += trie.start
     if not may_end(trie, states, row, node, only):
         for child in range(at + 1, last + 1):
-            if n_open(trie, states, row, child, only) > 0:
+            if used[child] < below[child] and (not only or _n_missing(trie, states, row, child)):
                 out[n] = trie.column[child - 1]
                 n += 1
         return n
@@ -108,15 +110,16 @@ def allowed(trie, states, row, out):  # type: ignore[no-untyped-def]
             n += 1
             end_open = False
         elif inside < behind:
-            if n_open(trie, states, row, at + 1, only) > 0:
+            at += 1
+            if used[at] < below[at] and (not only or _n_missing(trie, states, row, at)):
                 out[n] = inside
                 n += 1
-            at += 1
         else:
-            if begin + 1 != closed and n_open(trie, states, row, begin + 1, only_behind) > 0:
+            begin += 1
+            is_open = used[begin] < below[begin] and begin != closed
+            if is_open and (not only_behind or _n_missing(trie, states, row, begin)):
                 out[n] = behind
                 n += 1
-            begin += 1
     return n
 
 
@@ -154,8 +157,14 @@ def only_required(trie, states, row, ended):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def n_open(trie, states, row, node, only):  # type: ignore[no-untyped-def]
     """Return how many genes at a node and below it may still be written; `only` counts none but required ones."""
-    if not only:
-        return trie.below[node] - states.used[row, node]
+    if only:
+        return _n_missing(trie, states, row, node)
+    return trie.below[node] - states.used[row, node]
+
+
+@njit(cache=True, nogil=True)
+def _n_missing(trie, states, row, node):  # type: ignore[no-untyped-def]
+    """Return how many required genes at a node and below it are not written yet."""
     at = np.searchsorted(trie.required_ranks, trie.first[node])
     n = 0
     while at < len(trie.required_ranks):
