@@ -12,6 +12,7 @@ from c2s.analysis.cells import (
     cells_for_model,
     claim,
     condition_texts,
+    opened_for,
     record,
     target,
 )
@@ -62,7 +63,8 @@ def annotate(
     model
         Trained on annotation.
     labels
-        Candidates; by default all that the model was trained on. One it never saw is named in a warning.
+        Candidates; by default all that the model was trained on. One it never saw is named in a warning. A released
+        checkpoint remembers none, and must be given them.
     key_added, confidence_key
         Columns of `obs` that get the label and its probability. A cell without any known gene gets neither.
     probabilities_key
@@ -303,13 +305,14 @@ def label_scores(
     InputError, UsageError
         As `annotate`.
     """
+    model = opened_for(adata, model, layer=layer, gene_names=gene_names)
     engine = TransformersEngine(model, batch_size)
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     response = model.prompts.wording(CELL_TYPE.id).response
     answers = [
         [
             *model.tokenizer.encode(response.fill({"cell_type": label})).tolist(),
-            model.tokenizer.eos_id,
+            *model.end_ids,
         ]
         for label in labels
     ]
@@ -326,7 +329,7 @@ def label_scores(
                 gene_names=gene_names,
             )
             rows = np.flatnonzero(cells.lengths > 0)
-            prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, view, seed)
+            prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, view, seed, top_k)
             scores[view, rows] = engine.score(prompts, answers, progress)
     return scores
 

@@ -10,7 +10,7 @@ import numpy as np
 from c2s.cells.ranked import RankedCells
 from c2s.cells.readers import expression
 from c2s.cells.sentences import cell_sentences
-from c2s.cells.vocabulary import GeneVocabulary
+from c2s.cells.vocabulary import ENSEMBL_ID, GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.decoding.prompts import as_known, only_known
 from c2s.models.directory import Model
@@ -18,6 +18,30 @@ from c2s.tasks.base import Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+def opened_for(
+    adata: AnnData,
+    model: Model,
+    *,
+    layer: str | None = None,
+    gene_names: Mapping[str, str] | str | None = None,
+) -> Model:
+    """Return the model; a released checkpoint, which takes any gene symbol, with the genes of the data.
+
+    Warns where most genes have no symbol, which such a checkpoint cannot read.
+    """
+    if not model.any_gene:
+        return model
+    _, var = expression(adata, layer)
+    vocabulary = GeneVocabulary.from_var(var, gene_names)
+    ids = [word for word in vocabulary.words if ENSEMBL_ID.match(word)]
+    if 2 * len(ids) > len(vocabulary):
+        warn(
+            f"{len(ids):,} of {len(vocabulary):,} genes of the data have no symbol ({listing(ids, 2)}), and the model "
+            "reads symbols; give them with gene_names"
+        )
+    return model.with_genes(vocabulary)
 
 
 def cells_for_model(

@@ -9,6 +9,7 @@ from c2s.analysis.cells import (
     cells_for_model,
     claim,
     condition_texts,
+    opened_for,
     record,
     target,
 )
@@ -55,11 +56,12 @@ def embed(
     """
     adata = target(adata, copy)
     claim(adata, "embed", "obsm", key_added)
+    model = opened_for(adata, model, layer=layer, gene_names=gene_names)
     cells = cells_for_model(
         adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names
     )
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
-    adata.obsm[key_added] = embed_ranked(model, cells, texts, batch_size)
+    adata.obsm[key_added] = embed_ranked(model, cells, texts, batch_size, top_k)
     top_k = model.card.top_k if top_k is None else top_k
     record(
         adata, "embed", model.source, {"top_k": top_k, "layer": layer, "seed": seed}, [key_added]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from c2s.analysis.cells import record
-from c2s.analysis.generation_task import choose_task, writes_every_type
+from c2s.analysis.generation_task import choose_task, generating_tasks, writes_every_type
 from c2s.analysis.requests import GenerationRequest, parse_generation_request
 from c2s.analysis.write_cells import AskedCells, gene_choice, most_that_fit, write_cells
 from c2s.cells.ranked import RankedCells
@@ -75,7 +75,7 @@ def generate(
     top_k
         Genes of each cell; by default as many as the model was trained on.
     genes
-        A panel: only these genes may be written.
+        A panel: only these genes may be written. A released checkpoint, which has no vocabulary, needs it.
     forbid
         Genes that must not be written.
     require
@@ -125,7 +125,15 @@ def generate(
             per_sample = per_sample or n
     n = 1 if n is None else n
     _check_numbers(n, per_sample)
-    choice = gene_choice(model, top_k, genes=genes, forbid=forbid, require=require)
+    generating_tasks(model)  # says so if there is none, before anything else is asked for
+    panel = genes
+    if model.any_gene:
+        if genes is None:
+            raise UsageError(
+                "a released checkpoint takes any gene symbol; say which it may write: genes=…, as adata.var_names"
+            )
+        model, panel = model.with_genes(genes), None
+    choice = gene_choice(model, top_k, genes=panel, forbid=forbid, require=require)
     sampling = default_sampling(model, temperature=temperature, top_p=top_p, seed=seed)
     if request is not None and request.unknown:
         asked = AskedCells(n, None, {}, request.text)

@@ -123,7 +123,7 @@ def write_cells(
         for order, size in enumerate(sorted({int(s) for s in sizes}, reverse=True)):
             rows = np.flatnonzero(sizes == size)
             begin, constraint = answer_constraint(model, _texts_around(model, asked, size), choice)
-            ids = [np.append(model.tokenizer.encode(prompts[row]), begin) for row in rows]
+            ids = [np.append(model.encode_prompt(prompts[row]), begin) for row in rows]
             # The draws of a prompt belong to its place in the call: another call needs another seed.
             states = engine.generate(ids, constraint, _reseeded(sampling, order), progress)
             for row, state in zip(rows, states, strict=True):
@@ -149,7 +149,7 @@ def most_that_fit(model: Model, asked: AskedCells, choice: GeneChoice) -> int:
         fields = {name: texts[:most] for name, texts in asked.fields.items()}
         many = replace(asked, n=most, fields=fields, per_sample=most)
         prompts = _every_wording(model, many, choice.n_genes)
-        longest = max(len(model.tokenizer.encode(prompt)) for prompt in prompts)
+        longest = max(len(model.encode_prompt(prompt)) for prompt in prompts)
         begin, constraint = answer_constraint(model, _texts_around(model, many, most), choice)
         if longest + len(begin) + constraint.max_tokens <= context:
             return most

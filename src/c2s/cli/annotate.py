@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from c2s.cli.files import check_out, say, write_h5ad
+from c2s.cli.files import check_out, say, text_lines, write_h5ad
 from c2s.cli.options import (
     AsJson,
     BatchSize,
@@ -17,7 +18,10 @@ from c2s.cli.options import (
     Input,
     Layer,
     ModelName,
+    Organism,
     Out,
+    Profile,
+    Prompts,
     Seed,
     TopK,
     genes_option,
@@ -38,6 +42,15 @@ def annotate(
             show_default=False,
         ),
     ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", help="File with one candidate a line, instead.", show_default=False
+        ),
+    ] = None,
+    organism: Organism = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     views: Annotated[
         int, typer.Option("--views", help="Average over so many wordings and draws of ties.", min=1)
     ] = 1,
@@ -101,13 +114,16 @@ def annotate(
     from c2s.cells.readers import read
 
     check_out(out, ".h5ad")
+    if labels and labels_file is not None:
+        raise UsageError("give either --label or --labels, not both")
     adata = read(source)
     if truth is not None and truth not in adata.obs:
         raise UsageError(
             f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
         )
+    wanted = labels or None if labels_file is None else text_lines(labels_file)
     run(
-        adata, open_model(model, device, dtype), labels or None, key_added=key,
+        adata, open_model(model, device, dtype, profile, prompts), wanted, organism=organism, key_added=key,
         confidence_key=confidence_key, top_n=top_n, entropy_key=entropy_key,
         min_confidence=min_confidence, unknown=unknown, views=views,
         genes=genes_option(genes), layer=layer, top_k=top_k, batch_size=batch_size, strict=strict, seed=seed,

@@ -17,7 +17,10 @@ from c2s.cli.options import (
     Input,
     Layer,
     ModelName,
+    Organism,
     Out,
+    Profile,
+    Prompts,
     Seed,
     TopK,
     genes_option,
@@ -49,6 +52,9 @@ def embed(
     dtype: Dtype = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    organism: Organism = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -64,6 +70,9 @@ def embed(
             ("--genes", genes),
             ("--top-k", top_k),
             ("--dtype", dtype),
+            ("--organism", organism),
+            ("--profile", profile),
+            ("--prompts", prompts),
         ):
             if value is not None:
                 raise UsageError(f"{option} belongs to a model; give either it or --encoder")
@@ -86,8 +95,8 @@ def embed(
     key = key or "X_c2s"
     adata = read(source)
     run(
-        adata, open_model(model, device, dtype), key_added=key, genes=genes_option(genes), layer=layer, top_k=top_k,
-        batch_size=batch_size, seed=seed,
+        adata, open_model(model, device, dtype, profile, prompts), key_added=key, organism=organism,
+        genes=genes_option(genes), layer=layer, top_k=top_k, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     write_h5ad(adata, out)
     width = adata.obsm[key].shape[1]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from c2s.cli.files import check_out, say, text_lines, write_h5ad
+from c2s.cli.files import check_out, say, write_h5ad
 from c2s.cli.options import (
     AsJson,
     BatchSize,
@@ -20,9 +20,12 @@ from c2s.cli.options import (
     Dtype,
     ModelName,
     OptionalOut,
+    Profile,
+    Prompts,
     Seed,
     TopK,
     gene_list,
+    gene_names,
     open_model,
 )
 from c2s.common.errors import UsageError
@@ -106,7 +109,7 @@ def generate(
         Path | None,
         typer.Option(
             "--genes",
-            help="File with one gene a line: only these may be written.",
+            help="File with one gene a line, or an .h5ad: only these genes may be written.",
             show_default=False,
         ),
     ] = None,
@@ -122,6 +125,8 @@ def generate(
             "--require", help="Genes that every cell has: A,B or a file.", show_default=False
         ),
     ] = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
@@ -143,7 +148,7 @@ def generate(
         )
     if out is not None:
         check_out(out, ".h5ad")
-    loaded = open_model(model, device, dtype)
+    loaded = open_model(model, device, dtype, profile, prompts)
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)
         if not request.unknown:
@@ -151,7 +156,7 @@ def generate(
     start = default_sampling(loaded, temperature=temperature).temperature
     adata = run(
         loaded, cell_type, n, tissue=tissue, organism=organism, prompt=prompt, per_sample=per_sample, top_k=top_k,
-        genes=text_lines(genes) if genes is not None else None, forbid=gene_list(forbid), require=gene_list(require),
+        genes=gene_names(genes) if genes is not None else None, forbid=gene_list(forbid), require=gene_list(require),
         temperature=start if temperature_end is None else (cast(float, start), temperature_end), top_p=top_p,
         batch_size=batch_size, strict=strict, seed=seed, **_conditions(condition or [], signature(run).parameters),
     )  # fmt: skip

@@ -36,6 +36,30 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help="Of a released checkpoint: its family, where its name and model card do not tell.",
+        show_default=False,
+    ),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        help="Of a released checkpoint: a folder with its wording; else that of your cell2sentence package.",
+        show_default=False,
+    ),
+]
+Organism = Annotated[
+    str | None,
+    typer.Option(
+        "--organism",
+        help="As 'Homo sapiens'; by default obs['organism'], or the only one that the model knows.",
+        show_default=False,
+    ),
+]
 Layer = Annotated[
     str | None, typer.Option("--layer", help="'raw' or a layer, instead of X.", show_default=False)
 ]
@@ -72,11 +96,29 @@ BatchSize = Annotated[
 ]
 
 
-def open_model(name: str | None, device: str | None, dtype: str | None) -> Model:
+def open_model(
+    name: str | None,
+    device: str | None,
+    dtype: str | None,
+    profile: str | None = None,
+    prompts: str | None = None,
+) -> Model:
     """Return the model that `--model` names, by default the demo's."""
     from c2s.models.directory import find_model, load_model
 
-    return load_model(find_model(name), device=device, dtype=dtype)
+    return load_model(
+        find_model(name), profile=profile, prompts=prompts, device=device, dtype=dtype
+    )
+
+
+def gene_names(path: Path) -> list[str]:
+    """Return the genes of a file with one name a line, or of an .h5ad file."""
+    if path.suffix != ".h5ad":
+        return text_lines(path)
+    from c2s.cells.readers import read
+    from c2s.cells.vocabulary import GeneVocabulary
+
+    return list(GeneVocabulary.from_var(read(path).var).symbols)
 
 
 def genes_option(value: str | None) -> list[str] | str | None:

@@ -24,6 +24,7 @@ def label_prompts(
     rows: np.ndarray,
     view: int = 0,
     seed: int = 0,
+    top_k: int | None = None,
 ) -> list[np.ndarray]:
     """Return the token ids of the prompt of each cell in `rows`, in the wording numbered `view`.
 
@@ -38,6 +39,9 @@ def label_prompts(
     texts
         Of each condition a text a cell, object arrays of shape (n_cells,).
     rows : int array
+    top_k
+        Genes that were asked for, by default as many as the model was trained on; prompts of released checkpoints
+        say so even of cells that have fewer.
     """
     wording = model.prompts.wording(task.id)
     order = [0, *(1 + generator(seed, "wording", task.id).permutation(len(wording.prompts) - 1))]
@@ -46,8 +50,9 @@ def label_prompts(
     for row in rows:
         columns = cells.to_columns(row)
         values = {name: str(column[row]) for name, column in texts.items()}
-        segments: list[Segment] = task.ask(template, values, columns, len(columns))
-        prompts.append(model.tokenizer.encode(segments))
+        stated = model.stated_genes(len(columns), top_k)
+        segments: list[Segment] = task.ask(template, values, columns, stated)
+        prompts.append(model.encode_prompt(segments))
     return prompts
 
 

@@ -33,6 +33,7 @@ def embed_ranked(
     cells: RankedCells,
     texts: Mapping[str, np.ndarray],
     batch_size: int | None = None,
+    top_k: int | None = None,
 ) -> np.ndarray:
     """Return the mean of the last hidden states over the annotation prompt of each cell (SPEC §8).
 
@@ -48,6 +49,8 @@ def embed_ranked(
         Of each condition of the prompt a text a cell, object arrays of shape (n_cells,).
     batch_size
         Prompts at a time; by default as `TransformersEngine` takes it.
+    top_k
+        Genes a cell that were asked for, by default as many as the model was trained on.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def embed_ranked(
         A cell without genes is NaN.
     """
     rows = np.flatnonzero(cells.lengths > 0)
-    prompts = label_prompts(model, CELL_TYPE, cells, texts, rows)
+    prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, top_k=top_k)
     with progress_bar("Embedding", len(rows)) as progress:
         embedded = TransformersEngine(model, batch_size).embed(prompts, progress)
     result = np.full((len(cells), embedded.shape[1]), np.nan, dtype=np.float32)
@@ -112,6 +115,9 @@ class C2SEncoder:
         self.top_k = model.card.top_k if top_k is None else int(top_k)
         self.batch_size = batch_size
         self.seed = int(seed)
+        self._latest: Model | None = (
+            None  # a released checkpoint with the genes of the latest cells
+        )
         self._texts = {c: _condition(model, c, organism) for c in CELL_TYPE.conditions}
 
     @property
@@ -141,7 +147,8 @@ class C2SEncoder:
             The cells share no gene with the model, one expresses none of its genes, or the matrix holds NaN, infinite
             or negative values.
         """
-        known = self.model.vocabulary
+        model = self._opened(vocabulary)
+        known = model.vocabulary
         aligned = align_columns(self.name, expression, vocabulary, known)
         check_expression(
             aligned,
@@ -160,7 +167,15 @@ class C2SEncoder:
         texts = {
             name: np.full(len(cells), text, dtype=object) for name, text in self._texts.items()
         }
-        return embed_ranked(self.model, cells, texts, self.batch_size).astype(np.float64)
+        return embed_ranked(model, cells, texts, self.batch_size, self.top_k).astype(np.float64)
+
+    def _opened(self, vocabulary: GeneVocabulary) -> Model:
+        """Return the model; a released checkpoint, which takes any gene symbol, with the genes of the cells."""
+        if not self.model.any_gene:
+            return self.model
+        if self._latest is None or self._latest.vocabulary != vocabulary:
+            self._latest = self.model.with_genes(vocabulary)
+        return self._latest
 
     def digest(self) -> str:
         """Return a SHA-256 (hexadecimal) of the weights, the genes, the tokenizer, the prompt and the parameters."""
@@ -175,6 +190,8 @@ class C2SEncoder:
             "top_k": self.top_k,
             "seed": self.seed,
         }
+        if model.card.released is not None:
+            settings["released"] = model.card.released.model_dump()
         content = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         hash_weights(content, model.network)
         return content.hexdigest()

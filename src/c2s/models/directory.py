@@ -20,10 +20,12 @@ from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.common.files import atomic_directory
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.presets import get_preset
+from c2s.models.released import Released, find_profile, load_wording, profiles
 from c2s.tasks.prompts import PromptPack, load_prompts
-from c2s.tokens.tokenizer import CellTokenizer, TokenMode, load_tokenizer
+from c2s.tokens.tokenizer import CellTokenizer, Segment, TokenMode, load_tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
 C2S_JSON = "c2s.json"
@@ -34,7 +36,8 @@ class ModelCard(Config):
 
     format: Literal[1] = Field(default=1, description="Version of this file's form.")
     vocabulary: list[str] = Field(
-        description="Gene words the model knows, in the order of its gene columns."
+        description="Gene words the model knows, in the order of its gene columns; a released checkpoint may have "
+        "none and takes those of the data."
     )
     symbols: list[str] = Field(
         default_factory=list,
@@ -74,6 +77,9 @@ class ModelCard(Config):
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Where the weights come from."
+    )
+    released: Released | None = Field(
+        default=None, description="Of a released checkpoint: how it wants to be asked."
     )
     versions: dict[str, str] = Field(
         default_factory=dict, description="Library versions that wrote the model."
@@ -155,6 +161,73 @@ class Model:
         return self.tokenizer.vocabulary
 
     @property
+    def any_gene(self) -> bool:
+        """Whether it has no gene vocabulary of its own yet, as released checkpoints, and takes any symbols."""
+        return self.card.released is not None and not len(self.vocabulary)
+
+    def with_genes(self, genes: GeneVocabulary | Sequence[str]) -> Model:
+        """Return the same network with a gene vocabulary, for a released checkpoint; the weights are shared.
+
+        Parameters
+        ----------
+        genes
+            What it may read and write: the genes of the data, or a list of names. One that is listed twice counts once.
+
+        Raises
+        ------
+        UsageError
+            The model has a vocabulary of its own, or there are no genes.
+        """
+        if not self.any_gene:
+            raise UsageError(
+                f"the model has a vocabulary of its own ({len(self.vocabulary):,} genes); others cannot be given"
+            )
+        if isinstance(genes, str):
+            raise UsageError("genes must be a list of names")
+        if not isinstance(genes, GeneVocabulary):
+            once = {str(gene).upper(): str(gene) for gene in genes}
+            genes = GeneVocabulary(list(once.values()))
+        if not len(genes):
+            raise UsageError("genes: found none, expected at least one")
+        card = self.card.model_copy(
+            update={"vocabulary": list(genes.words), "symbols": list(genes.symbols)}
+        )
+        tokenizer = CellTokenizer(self.tokenizer.backend, genes, card.mode)
+        return Model(self.network, tokenizer, card, self.source)
+
+    def encode_prompt(self, segments: Sequence[Segment]) -> np.ndarray:
+        """Return the token ids of a prompt, as the model was trained to see them. int32, shape (n_tokens,).
+
+        Released Gemma models read a beginning-of-text token first; answers never begin with one.
+        """
+        import numpy as np
+
+        ids = self.tokenizer.encode(segments)
+        if self.card.released is None or not self.card.released.begin:
+            return ids
+        return np.concatenate([[self.tokenizer.backend.bos_token_id], ids]).astype(np.int32)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Token ids behind the wording of an answer that is a label: the end-of-text token, or nothing."""
+        released = self.card.released
+        return [] if released and released.end == "response" else [self.tokenizer.eos_id]
+
+    def stated_genes(self, shown: int, asked: int | None = None) -> int:
+        """Return what a prompt calls the number of genes of a cell.
+
+        Parameters
+        ----------
+        shown
+            How many stand in the prompt.
+        asked
+            K; by default the model's own. Released checkpoints were told K even of cells that have fewer genes.
+        """
+        if self.card.released is None or self.card.released.num_genes == "shown":
+            return shown
+        return self.card.top_k if asked is None else asked
+
+    @property
     def prompts(self) -> PromptPack:
         """The wording that it was trained with."""
         if self.card.wording:
@@ -172,9 +245,10 @@ class Model:
         return sum(p.numel() for p in self.network.parameters())
 
     def __repr__(self) -> str:
+        genes = "any" if self.any_gene else f"{len(self.vocabulary):,}"
         return (
             f"Model({self.source or self.network.config.model_type}: {self.n_parameters:,} parameters, "
-            f"{len(self.vocabulary):,} genes, top {self.card.top_k}, tasks {listing(self.card.tasks) or 'none'})"
+            f"{genes} genes, top {self.card.top_k}, tasks {listing(self.card.tasks) or 'none'})"
         )
 
     def known(self, condition: str) -> list[str]:
@@ -192,14 +266,20 @@ class Model:
         """Return `value` as the model knows it; case and `_`, `-` or space do not matter.
 
         A value that the model never saw is answered with a warning that names what it knows, and returned
-        as it is.
+        as it is. A released checkpoint keeps no list of cell types, and takes any of them as it is.
 
         Raises
         ------
         UsageError
-            `strict`, and the model never saw the value.
+            `strict`, and the model never saw the value or keeps no list.
         """
         known = self.known(condition)
+        if not known and self.card.released is not None:
+            if strict:
+                raise UsageError(
+                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict"
+                )
+            return value
         match = self.spelling(condition, value)
         if match in known:
             return match
@@ -252,15 +332,30 @@ def library_versions() -> dict[str, str]:
 
 
 def load_model(
-    path_or_id: str | os.PathLike[str], *, dtype: str | None = None, device: str | None = None
+    path_or_id: str | os.PathLike[str],
+    *,
+    genes: GeneVocabulary | Sequence[str] | None = None,
+    profile: str | None = None,
+    prompts: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
 ) -> Model:
-    """Load a model directory.
+    """Load a model directory, or a released checkpoint of a known family.
 
     Parameters
     ----------
     path_or_id
-        A folder with `c2s.json`, or the hub id of one. A plain Hugging Face folder has no gene vocabulary;
-        give it one with `attach` first.
+        A folder with `c2s.json`, or the hub id of one. A released checkpoint of a known family (SPEC §18) has none,
+        and is known by its name or its model card. Any other Hugging Face folder has no gene vocabulary; give it one
+        with `attach` first.
+    genes
+        Of a released checkpoint: the genes that it may read and write. By default each verb takes those of the data
+        that it is given.
+    profile
+        The family of a checkpoint that cannot be told: a name in `c2s.models.released.profiles()`.
+    prompts
+        The wording of a released checkpoint, as a folder with a TOML file for each task; by default it is read from
+        the `cell2sentence` package that you have installed.
     dtype
         "float32", "bfloat16" or "float16"; by default as saved.
     device
@@ -270,6 +365,13 @@ def load_model(
     ------
     InputError
         There is no model there, or its c2s.json, vocabulary, tokenizer or weights are missing or broken.
+    UsageError
+        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself.
+
+    Examples
+    --------
+    >>> model = c2s.load_model("vandijklab/C2S-Pythia-410m-cell-type-prediction")  # doctest: +SKIP
+    >>> c2s.tl.annotate(adata, model, ["T cell", "B cell"])  # doctest: +SKIP
     """
     source = str(path_or_id)
     folder = Path(source)
@@ -277,8 +379,12 @@ def load_model(
         if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
             raise InputError(f"{source}: no model directory there")
         folder = _from_hub(source)
-    card = _read_card(folder)
+    card = _card_of(folder, source, profile, prompts)
     backend = load_tokenizer(folder)
+    if card.released is not None and card.released.begin and backend.bos_token_id is None:
+        raise InputError(
+            f"{folder}: the tokenizer lacks the beginning-of-text token that prompts of {card.released.profile} need"
+        )
     try:
         tokenizer = CellTokenizer(
             backend, GeneVocabulary.from_words(card.vocabulary, card.symbols or None), card.mode
@@ -293,7 +399,8 @@ def load_model(
         )
     network.to(resolve_device(device))
     network.eval()
-    return Model(network, tokenizer, card, source)
+    model = Model(network, tokenizer, card, source)
+    return model if genes is None else model.with_genes(genes)
 
 
 def attach(
@@ -461,21 +568,53 @@ def find_model(named: str | os.PathLike[str] | None = None) -> str:
     )
 
 
+def _card_of(
+    folder: Path, source: str, profile: str | None = None, prompts: str | None = None
+) -> ModelCard:
+    """Return what `c2s.json` says, or what is known of the family of a released checkpoint."""
+    if (folder / C2S_JSON).is_file():
+        if profile is not None or prompts is not None:
+            raise UsageError(
+                f"{source}: {C2S_JSON} says how the model is asked; leave out {'prompts' if prompts else 'profile'}"
+            )
+        return _read_card(folder)
+    name = find_profile(folder, source, profile)
+    if name is not None:
+        return _released_card(name, prompts)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: no model: {C2S_JSON} is missing; use a folder written by Model.save"
+        )
+    raise InputError(
+        f"{folder}: a Hugging Face model without a gene vocabulary: {C2S_JSON} is missing; use a folder written by "
+        f"Model.save, name the family of a released checkpoint with profile=… ({listing(list(profiles()), 20)}), "
+        "or give it genes with c2s.attach"
+    )
+
+
+def _released_card(name: str, prompts: str | None) -> ModelCard:
+    """Return the card of a released checkpoint; it knows no gene yet, and remembers no cell type."""
+    profile, pack = profiles()[name], load_wording(name, prompts)
+    return ModelCard(
+        vocabulary=[],
+        mode="text",
+        top_k=profile.top_k,
+        prompts=pack.name,
+        wording={} if pack.name == "upstream" else pack.texts(),
+        tasks=[task for task in profile.tasks if task in pack.tasks],
+        conditions={"organism": list(profile.organisms)},
+        generation=dict(profile.generation),
+        released=profile.manner(name),
+    )
+
+
 def _read_card(folder: Path) -> ModelCard:
     path = folder / C2S_JSON
-    if not path.is_file():
-        what = (
-            "a Hugging Face model without a gene vocabulary"
-            if (folder / "config.json").is_file()
-            else "no model"
-        )
-        raise InputError(
-            f"{folder}: {what}: {C2S_JSON} is missing; use a folder written by Model.save, "
-            "or give it genes with c2s.attach"
-        )
     try:
         content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict) or not content.get("vocabulary"):
+        if not isinstance(content, dict) or not (
+            content.get("vocabulary") or content.get("released")
+        ):
             raise InputError(
                 f"{path}: the gene vocabulary is missing, so genes cannot be told from words"
             )

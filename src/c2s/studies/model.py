@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +122,10 @@ def study_model(
     on_stage: OnStage,
 ) -> StudyModel | None:
     """Return the model of a study: the one that was opened, one trained now, or None."""
+    if (
+        opened is not None and opened.model.any_gene
+    ):  # a released checkpoint: it takes the study's genes
+        return replace(opened, model=opened.model.with_genes(cells.vocabulary))
     if opened is not None or recipe.train is None:
         return opened
     return train_on(cells, recipe, device, on_stage)
