@@ -409,7 +409,7 @@ class TestControl:
         ):
             c2s.tl.generate(model, "beta", require=["INSS"])
         with pytest.raises(UsageError, match="INS is required, and it is forbidden"):
-            c2s.tl.generate(model, "beta", require=["INS"], forbid=["ins"])
+            c2s.tl.generate(model, "beta", require="INS", forbid=["ins"])
         with pytest.raises(UsageError, match="2 genes are required, and a sentence has 1"):
             c2s.tl.generate(model, "beta", require=["INS", "GCG"], top_k=1)
         with pytest.warns(C2SWarning, match="the model does not know anyway: NOGENE"):

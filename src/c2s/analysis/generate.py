@@ -37,8 +37,8 @@ def generate(
     per_sample: int | None = None,
     top_k: int | None = None,
     genes: Sequence[str] | None = None,
-    forbid: Sequence[str] | None = None,
-    require: Sequence[str] | None = None,
+    forbid: str | Sequence[str] | None = None,
+    require: str | Sequence[str] | None = None,
     temperature: float | tuple[float, float] | None = None,
     top_p: float | None = None,
     batch_size: int | None = None,
@@ -77,9 +77,9 @@ def generate(
     genes
         A panel: only these genes may be written. A released checkpoint, which has no vocabulary, needs it.
     forbid
-        Genes that must not be written.
+        A gene or several that must not be written.
     require
-        Genes that every cell must have. The model puts them where it likes; those that are missing when no
+        A gene or several that every cell must have. The model puts them where it likes; those that are missing when no
         other place is left come last.
     temperature
         Of sampling; by default what was chosen on validation cells when the model was trained, else 1. 0 takes
@@ -145,12 +145,11 @@ def generate(
     adata.obs["prompt"] = pd.Categorical(prompts)
     if asked.task is not None and asked.task.kind == "multi":
         adata.obs["sample"] = pd.Categorical([f"{sampling.seed}-{i}" for i in asked.sample])
-    more = {
+    understood = str(request) if request is not None and not request.unknown else None
+    adata.uns["c2s"]["generate"]["parameters"].update(_plain({
         "task": asked.task.id if asked.task else "as it is", "n": n, "per_sample": asked.per_sample,
-        "request": prompt, "understood": str(request) if request and not request.unknown else None,
-        "genes": genes, "forbid": forbid, "require": require,
-    }  # fmt: skip
-    adata.uns["c2s"]["generate"]["parameters"].update(_plain(more))
+        "request": prompt, "understood": understood, "genes": panel, "forbid": forbid, "require": require,
+    }))  # fmt: skip
     return adata
 
 

@@ -64,8 +64,8 @@ def gene_choice(
     top_k: int | None = None,
     *,
     genes: Sequence[str] | None = None,
-    forbid: Sequence[str] | None = None,
-    require: Sequence[str] | None = None,
+    forbid: str | Sequence[str] | None = None,
+    require: str | Sequence[str] | None = None,
 ) -> GeneChoice:
     """Return what each cell may be made of; the parameters are those of `generate`.
 
@@ -78,17 +78,17 @@ def gene_choice(
     """
     vocabulary = model.vocabulary
     may = np.ones(len(vocabulary), bool) if genes is None else vocabulary.mask(list(genes))
-    forbidden = vocabulary.columns([str(g) for g in forbid or ()])
-    unknown = [str(g) for g, column in zip(forbid or (), forbidden, strict=True) if column < 0]
+    without, needed = _names(forbid), _names(require)
+    forbidden, required = vocabulary.columns(without), vocabulary.columns(needed)
+    unknown = [gene for gene, column in zip(without, forbidden, strict=True) if column < 0]
     if unknown:
         warn(f"forbidden genes that the model does not know anyway: {listing(unknown)}")
     may[forbidden[forbidden >= 0]] = False
-    required = vocabulary.columns([str(g) for g in require or ()])
-    for gene, column in zip(require or (), required, strict=True):
+    for gene, column in zip(needed, required, strict=True):
         if column < 0:
-            close = nearest(str(gene), vocabulary.words)
+            close = nearest(gene, vocabulary.words)
             raise UsageError(
-                f"the model does not know the required gene {str(gene)!r}"
+                f"the model does not know the required gene {gene!r}"
                 + (f" (nearest: {listing(close)})" if close else "")
             )
         if not may[column]:
@@ -99,6 +99,10 @@ def gene_choice(
         model.card.top_k if top_k is None else top_k,
         np.searchsorted(columns, np.unique(required)),
     )
+
+
+def _names(genes: str | Sequence[str] | None) -> list[str]:
+    return [genes] if isinstance(genes, str) else [str(gene) for gene in genes or ()]
 
 
 def write_cells(
@@ -150,8 +154,10 @@ def most_that_fit(model: Model, asked: AskedCells, choice: GeneChoice) -> int:
         many = replace(asked, n=most, fields=fields, per_sample=most)
         prompts = _every_wording(model, many, choice.n_genes)
         longest = max(len(model.encode_prompt(prompt)) for prompt in prompts)
-        begin, constraint = answer_constraint(model, _texts_around(model, many, most), choice)
-        if longest + len(begin) + constraint.max_tokens <= context:
+        # A text may be a token more beside genes than alone, and a gene one more at the beginning of a cell.
+        between = _texts_around(model, many, most)
+        around = sum(len(model.tokenizer.encode_english(text)) + 2 for text in between)
+        if longest + most * a_cell + around <= context:
             return most
     return 1
 
