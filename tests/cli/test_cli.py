@@ -240,6 +240,31 @@ def test_generate_with_soft_control(c2s, model_folder, tmp_path):
         assert not genes & {"INS", "GCG"}
 
 
+def test_generate_a_sample_from_a_request_or_from_options(
+    c2s, gene_tokenizer, make_model, tmp_path
+):
+    conditions = {"tissue": ["kidney", "liver"], "organism": ["Homo sapiens"]}
+    card = {"tasks": ["cond_sample_tissue", "sc_lm"], "conditions": conditions, "top_k": 5}
+    make_model(gene_tokenizer, card=card).save(tmp_path / "model")
+    options = ("--model", tmp_path / "model", "--seed", 3)
+    code, out, err = c2s(
+        "generate", "--prompt", "generate 7 human cells from kidney tissue", *options
+    )
+    assert code == 0
+    one_line(1, err, "understood as: n=7, tissue=kidney, organism=Homo sapiens")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[:2] for line in lines] == [["3-0", "kidney"]] * 7
+    assert {len(set(sentence.split())) for *_, sentence in lines} == {5}
+    assert c2s("generate", "--tissue", "kidney", "-n", 7, *options)[1] == out
+    _, two, _ = c2s(
+        "generate", "--tissue", "kidney", "-n", 7, "--per-sample", 4, *options, "--json"
+    )
+    assert [cell["sample"] for cell in json.loads(two)] == ["3-0"] * 4 + ["3-1"] * 3
+    code, out, _ = c2s("generate", "-n", 2, *options)
+    assert code == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["Homo sapiens"] * 2
+
+
 def test_generate_by_what_the_model_has_no_task_for(c2s, model_folder):
     code, _, err = c2s("generate", "--tissue", "kidney", "--model", model_folder)
     one_line(code, err, "tissue", "cells by cell_type (cond_cell)", expected=2)

@@ -136,3 +136,15 @@ def test_the_card_counts_training_cells_by_gene(pancreas):
     assert card.gene_frequencies == [written[word] for word in card.vocabulary]
     assert sum(card.gene_frequencies) == 24 * len(cells.rows("train"))
     assert card.model_validate(card.model_dump()).gene_frequencies == card.gene_frequencies
+
+
+def test_a_model_may_learn_cells_of_no_condition(pancreas):
+    import c2s
+    from c2s.corpus.online import TaskMix
+
+    recipe = short_recipe().model_copy(update={"tasks": {"sc_lm": TaskMix()}})
+    recipe = type(recipe).model_validate(recipe.model_dump())
+    model = build_model(prepare(pancreas, recipe), recipe, "pancreas")
+    made = c2s.tl.generate(model, n=3, top_k=5)
+    assert made.uns["c2s"]["generate"]["parameters"]["task"] == "sc_lm"
+    assert made.obs["organism"].tolist() == ["Homo sapiens"] * 3
