@@ -201,3 +201,112 @@ def model(model_folder):
     from c2s.models.directory import load_model
 
     return load_model(model_folder, device="cpu")
+
+
+#: Which part of the pancreas each type is taken to be from, for the task that names the tissue of a sample.
+REGIONS = {"acinar": "exocrine pancreas", "ductal": "exocrine pancreas"}
+#: Sets of genes that are among those of `cut_genes`, by name.
+GENE_SETS = {
+    "islet hormones": ["INS", "GCG", "SST", "TTR", "IAPP"],
+    "digestive enzymes": ["PRSS1", "PRSS2", "CTRB1", "CTRB2", "CPA1", "CPB1", "PNLIP", "CELA3A"],
+    "keratins": ["KRT7", "KRT8", "KRT18", "KRT19"],
+    "large ribosomal subunit": ["RPL10", "RPL11", "RPL13", "RPL15", "RPL19", "RPL3"],
+}
+
+
+@pytest.fixture(scope="session")
+def gene_sets():
+    """The gene sets that the model of samples was trained on: genes by name."""
+    return GENE_SETS
+
+
+@pytest.fixture
+def regions(cut):
+    """The cells of `cut` with the part of the pancreas that the model of samples was told they are from."""
+    adata = cut.copy()
+    adata.obs["region"] = [REGIONS.get(t, "islet") for t in adata.obs["cell_type"]]
+    return adata
+
+
+class SampleExamples:
+    """Training examples of samples of cells and of gene sets, drawn from `cut`: what `train` asks of a stream."""
+
+    task_ids = ("gene_set_enum", "gene_set_name", "sample_cell_types", "tissue")
+
+    def __init__(self, table, prompts, n_examples):
+        from c2s.cells.ranked import rank_matrix
+
+        self.prompts, self.n_examples = prompts, n_examples
+        self.cells = rank_matrix(table.counts, table.vocabulary, table.cell_ids, top_k=10)
+        self.types = table.fields["cell_type"]
+
+    def __len__(self):
+        return self.n_examples
+
+    def draw(self, positions):
+        return [self.example(int(p)) for p in positions]
+
+    def example(self, position):
+        from c2s.tasks.registry import get_task
+
+        rng = np.random.default_rng(position)
+        task = get_task(self.task_ids[position % 4])
+        wording = self.prompts.wording(task.id)
+        if task.kind == "gene_set":
+            name = list(GENE_SETS)[rng.integers(len(GENE_SETS))]
+            cells = self.cells.vocabulary.columns(GENE_SETS[name])
+            values = {"gene_set": name}
+            if not task.generates:
+                cells = rng.permutation(cells)
+        else:
+            regions = np.array([REGIONS.get(t, "islet") for t in self.types])
+            region = rng.choice(["islet", "exocrine pancreas"])
+            there = regions == region if task.id == "tissue" else np.ones(len(regions), bool)
+            rows = rng.choice(np.flatnonzero(there), size=rng.integers(2, 4), replace=False)
+            least = min(len(self.cells.to_columns(r)) for r in rows)
+            cells = [self.cells.to_columns(r)[:least] for r in rows]
+            types = self.types[rows].tolist()
+            values = {"organism": ORGANISM, "tissue": region, "cell_types": types}
+        return task.example(wording, wording.pick(rng), values, cells)
+
+
+@pytest.fixture(scope="session")
+def sample_model_folder(tmp_path_factory, cell_table, cut_genes, make_network, make_card):
+    """A model directory trained for seconds on samples of cells and on gene sets. Not to be changed."""
+    from c2s.models.directory import Model
+    from c2s.tasks.prompts import PromptPack, load_prompts
+    from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, train_text_tokenizer
+    from c2s.training.sft import Optimisation, train
+
+    # Two of the twelve wordings, so that they are learned in seconds.
+    texts = {t: load_prompts("c2s").wording(t).to_dict() for t in SampleExamples.task_ids}
+    texts = {t: {**text, "prompts": text["prompts"][:2]} for t, text in texts.items()}
+    stream = SampleExamples(cell_table, PromptPack.restore("two", texts), 200 * 16)
+    english = [
+        "".join(part for part in [*e.prompt, *e.response] if isinstance(part, str))
+        for e in stream.draw(range(200))
+    ]
+    backend = train_text_tokenizer(english, 700)
+    add_gene_tokens(backend, cut_genes)
+    tokenizer = CellTokenizer(backend, cut_genes, "genes")
+    known = {"cell_type": list(TYPES), "organism": [ORGANISM]}
+    card = make_card(
+        tokenizer, tasks=list(stream.task_ids), prompts="two", wording=texts, top_k=10,
+        conditions={**known, "tissue": ["islet", "exocrine pancreas"]},
+    )  # fmt: skip
+    network = make_network("gpt_neox", tokenizer, hidden=48, spread=0.02, context=200)
+    model = Model(network, tokenizer, card)
+    train(
+        model, stream, Optimisation(steps=200, batch_size=16, learning_rate=5e-3), device="cpu"
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("samples") / "model"
+    model.save(folder)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sample_model(sample_model_folder):
+    """The model of samples and gene sets, loaded. Not to be changed."""
+    from c2s.models.directory import load_model
+
+    return load_model(sample_model_folder, device="cpu")

@@ -74,6 +74,7 @@ def test_help_names_every_command_and_loads_nothing_heavy():
         "expression",
         "train",
         "annotate",
+        "explain",
         "embed",
         "generate",
     ):

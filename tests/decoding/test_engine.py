@@ -84,6 +84,29 @@ class TestScore:
             alone = TransformersEngine(model).score(prompts, [answer])
             np.testing.assert_allclose(alone[:, 0], together[:, j], atol=2e-5)
 
+    @pytest.mark.parametrize("batch_size", [1, 3, 100])
+    def test_what_prompts_begin_with_alike_is_read_once(
+        self, model, prompts, answers, batch_size, monkeypatch
+    ):
+        """Variants that lack a token each, the whole, a beginning of it, and one with nothing in common."""
+        import c2s.decoding.prompt_cache as prompt_cache
+
+        whole = prompts[1]
+        variants = [np.delete(whole, i) for i in range(3, len(whole), 4)]
+        variants += [whole, whole[:-3], whole[: len(whole) // 2], prompts[0]]
+        wanted = TransformersEngine(model).score(variants, answers)
+        fed, read = [], prompt_cache._read
+
+        def count(network, ids, cache):
+            fed.append(ids.numel())
+            read(network, ids, cache)
+
+        monkeypatch.setattr(prompt_cache, "_read", count)
+        found = TransformersEngine(model, batch_size).score(variants, answers, alike=True)
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+        if batch_size == 3:  # some tokens were spared
+            assert sum(fed) < sum(len(v) - 1 for v in variants)
+
     @pytest.mark.parametrize("at_once", [0, 1, 2, 4])
     @pytest.mark.parametrize("budget", ["_CACHE_BUDGET", "_LOGITS_BUDGET", "_CPU_TOKENS"])
     def test_little_memory_changes_nothing(

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -393,3 +394,20 @@ class TestNewAndAttached:
     def test_attach_needs_a_model(self, tmp_path):
         with pytest.raises(InputError, match="no tokenizer can be read there"):
             attach(tmp_path, GENES)
+
+
+class TestSaveCard:
+    def test_writes_the_card_and_nothing_else(self, saved, tmp_path):
+        folder = Path(shutil.copytree(saved, tmp_path / "model"))
+        before = {p.name: p.read_bytes() for p in folder.iterdir()}
+        model = load_model(folder, device="cpu")
+        model.card = model.card.model_copy(update={"calibration": {"temperature": 2.0}})
+        model.save_card()
+        after = {p.name: p.read_bytes() for p in folder.iterdir()}
+        assert {n for n in after if after[n] != before.get(n)} == {"c2s.json"}
+        assert set(after) == set(before)
+        assert load_model(folder, device="cpu").card == model.card
+
+    def test_a_model_without_a_folder_is_saved_whole(self, tokenizer, make_model):
+        with pytest.raises(UsageError, match="made here.* is not in a folder of its own"):
+            make_model(tokenizer).save_card()

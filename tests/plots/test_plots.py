@@ -19,6 +19,7 @@ from c2s.plots import (
     REAL,
     confusion_matrix,
     distance_histogram,
+    explanation,
     label_colours,
     loss_curves,
     rank_expression,
@@ -291,6 +292,27 @@ def test_reliability_draws_bins_that_have_cells():
     assert not reliability([]).collections
     with pytest.raises(InputError, match="bin 1: 2 numbers"):
         reliability([(0.5, 0.5, 1), (0.5, 0.5)])
+
+
+def test_explanation_draws_bars_from_the_top_and_errors_that_are_known():
+    ax = explanation(["INS", "A$B$", "GCG"], [2.0, 0.5, -1.0], [0.25, np.nan, 0.5], label="beta")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["INS", "A$B$", "GCG"]
+    assert [bar.get_width() for bar in ax.patches] == [2.0, 0.5, -1.0]
+    assert ax.yaxis_inverted()
+    (lines,) = (c for c in ax.collections if c.get_segments())
+    ends = [segment[:, 0].tolist() for segment in lines.get_segments()]
+    assert ends == [[1.75, 2.25], [-1.5, -0.5]]
+    assert ax.get_xlabel() == "Added to log p of beta (nats)"
+    assert len(explanation(["INS"], [1.0]).collections) == 0
+
+
+def test_explanation_refuses():
+    with pytest.raises(InputError, match="genes has 2, values has 1"):
+        explanation(["INS", "GCG"], [1.0])
+    with pytest.raises(InputError, match="genes has 1, errors has 2"):
+        explanation(["INS"], [1.0], [1.0, 2.0])
+    with pytest.raises(InputError, match="no genes"):
+        explanation([], [])
 
 
 def test_importing_plots_does_not_load_matplotlib():

@@ -127,6 +127,48 @@ class TestEncode:
             both = tokenizer.encode(["Genes: ", np.array([column])]).tolist()
             assert both == [*first, *tokenizer.gene_pieces(column)]
 
+    @pytest.mark.parametrize("behind", BEHIND, ids=repr)
+    @pytest.mark.parametrize("before", BEFORE, ids=repr)
+    def test_which_gene_a_token_is_part_of(self, tokenizer, before, behind):
+        """A repeated gene and one that is an English word of the prompt are told apart by where they stand."""
+        columns = np.array([0, 8, 6, 8, 14, 0])
+        segments = english_then(columns, before, behind)
+        ids, gene = tokenizer.encode_with_genes(segments)
+        assert ids.tolist() == tokenizer.encode(segments).tolist()
+        assert gene[gene >= 0].tolist() == sorted(gene[gene >= 0])
+        for number, column in list(enumerate(columns))[1:-1]:
+            assert ids[gene == number].tolist() == tokenizer.gene_pieces(column)
+        # At the ends a token may hold English too; of those it holds, none is left.
+        for number in (0, len(columns) - 1):
+            word = GENES.words[columns[number]]
+            assert word in tokenizer.decode(ids[gene == number])
+
+    def test_which_gene_a_token_of_a_real_tokenizer_is_part_of(self, real):
+        columns = np.array([0, 8, 6, 8, 14, 0])
+        for before, behind in product(BEFORE, BEHIND):
+            segments = english_then(columns, before, behind)
+            ids, gene = real.encode_with_genes(segments)
+            assert ids.tolist() == real.encode(segments).tolist()
+            for number, column in list(enumerate(columns))[1:-1]:
+                assert ids[gene == number].tolist() == real.gene_pieces(column)
+
+    def test_english_is_part_of_no_gene(self, tokenizer):
+        segments = [
+            "INS and CAT: ",
+            np.array([0]),
+            "\nINS",
+            np.array([], int),
+            " and ",
+            np.array([1, 0]),
+        ]
+        ids, gene = tokenizer.encode_with_genes(segments)
+        assert ids[gene == 0].tolist() == ids[gene == 2].tolist() == tokenizer.gene_pieces(0)
+        assert ids[gene == 1].tolist() == tokenizer.gene_pieces(1)
+        english = tokenizer.decode(ids[gene < 0])
+        assert "".join(english.split()) == "INSandCAT:INSand"
+        for nothing in ([], [""]):
+            assert [len(x) for x in tokenizer.encode_with_genes(nothing)] == [0, 0]
+
 
 class TestDecode:
     def test_a_prompt_comes_back(self, tokenizer):

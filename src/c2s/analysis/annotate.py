@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from c2s.analysis.cells import (
     record,
     target,
 )
+from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
 from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.prompts import label_prompts
+from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
 
@@ -39,6 +42,10 @@ def annotate(
     entropy_key: str | None = None,
     min_confidence: float | None = None,
     unknown: str = "unknown",
+    ontology: Ontology | str | os.PathLike[str] | None = None,
+    labels_below: str | None = None,
+    every_term: bool = False,
+    back_off: bool = False,
     temperature: float | None = None,
     organism: str | None = None,
     views: int = 1,
@@ -80,6 +87,19 @@ def annotate(
         of its best label stays in `confidence_key`, and the label itself in the other tables.
     unknown
         What such a cell is called; no label may have this name.
+    ontology
+        What the labels are kinds of, such as the Cell Ontology: an `Ontology`, or a file as `read_ontology` takes it.
+        It must know the labels by name or synonym, or by labels of your own that were read with it. Where given,
+        `obsm[key_added + "_ancestors"]` gets a table of the probabilities of all terms above the labels (`roll_up`).
+    labels_below
+        A term, such as "lymphocyte" or "CL:0000542", instead of `labels`: the candidates are the labels below it that
+        the model was trained on. Without `ontology` it is the Cell Ontology of the extra `ontology`.
+    every_term
+        Take every term below `labels_below`, whether or not the model was trained on it.
+    back_off
+        A cell whose best label has a probability below `min_confidence` gets the most specific term of the ontology
+        whose probability, summed over the labels below it, reaches that, and `unknown` only if none but the root
+        does. `confidence_key` then holds the probability of the answer.
     temperature
         Divides log p of every label before they are normalised: above 1 the model is less sure. By default what
         `calibrate` found for this model, else 1.
@@ -122,29 +142,46 @@ def annotate(
     >>> adata.obs["c2s_cell_type"].value_counts()  # doctest: +SKIP
     """
     check_model(model, views)
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise UsageError(f"min_confidence={min_confidence} is not possible; it is between 0 and 1")
-    if top_n is not None and top_n < 1:
-        raise UsageError(f"top_n={top_n} is not possible; it is at least 1")
+    _check_numbers(min_confidence, top_n)
     temperature = model_temperature(model, temperature)
+    ontology = ontology_for(ontology, labels, labels_below, every_term, back_off, min_confidence)
     adata = target(adata, copy)
+    ancestors_key = None if ontology is None else f"{key_added}_ancestors"
     top_key = None if top_n is None else f"{key_added}_top"
     slots = {
         "obs": [key_added, confidence_key, *([entropy_key] if entropy_key else [])],
-        "obsm": [key for key in (probabilities_key, top_key) if key is not None],
+        "obsm": [key for key in (probabilities_key, top_key, ancestors_key) if key is not None],
     }
     for slot, keys in slots.items():
         for key in keys:
             claim(adata, "annotate", slot, key)
-    labels = candidates(model, labels, strict)
+    if ontology is None or labels_below is None:
+        labels = candidates(model, labels, strict)
+    else:
+        labels = candidates_below(model, ontology, labels_below, every=every_term, strict=strict)
     if min_confidence is not None and unknown in labels:
         raise UsageError(f"unknown={unknown!r} is one of the labels; give another name")
     probabilities = label_probabilities(
         adata, model, labels, organism=organism, views=views, top_k=top_k, genes=genes, layer=layer,
         gene_names=gene_names, batch_size=batch_size, seed=seed, temperature=temperature,
     )  # fmt: skip
-    confidence = probabilities.max(1)
-    adata.obs[key_added] = _best(probabilities, labels, min_confidence, unknown)
+    answers, confidence = (
+        _best(probabilities, labels, min_confidence, unknown),
+        probabilities.max(1),
+    )
+    if ontology is not None:
+        above = TermsAbove(labels, ontology)
+        rolled = above.sums(probabilities)
+        adata.obsm[f"{key_added}_ancestors"] = pd.DataFrame(
+            rolled, index=adata.obs_names, columns=above.columns
+        )
+        if back_off and min_confidence is not None:
+            surer = BackOff(labels, above, ontology, min_confidence)
+            codes, confidence = surer.choose(probabilities, rolled)
+            codes[(codes < 0) & ~np.isnan(confidence)] = len(surer.answers)
+            categories = pd.Index([*surer.answers, unknown])
+            answers = pd.Categorical.from_codes(codes, categories=categories)
+    adata.obs[key_added] = answers
     adata.obs[confidence_key] = confidence
     if entropy_key is not None:
         adata.obs[entropy_key] = _entropy(probabilities)
@@ -157,9 +194,17 @@ def annotate(
     parameters = {
         "labels": labels, "views": views, "top_k": model.card.top_k if top_k is None else top_k, "layer": layer,
         "seed": seed, "min_confidence": min_confidence, "temperature": None if temperature == 1 else temperature,
+        "labels_below": labels_below, "back_off": back_off or None,
     }  # fmt: skip
     record(adata, "annotate", model.source, parameters, slots["obs"] + slots["obsm"])
     return adata if copy else None
+
+
+def _check_numbers(min_confidence: float | None, top_n: int | None) -> None:
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise UsageError(f"min_confidence={min_confidence} is not possible; it is between 0 and 1")
+    if top_n is not None and top_n < 1:
+        raise UsageError(f"top_n={top_n} is not possible; it is at least 1")
 
 
 def _best(
@@ -334,8 +379,15 @@ def label_scores(
     return scores
 
 
-def candidates(model: Model, labels: Sequence[str] | None, strict: bool = False) -> list[str]:
+def candidates(
+    model: Model,
+    labels: Sequence[str] | None,
+    strict: bool = False,
+    condition: str = CELL_TYPE.target,
+) -> list[str]:
     """Return the labels to choose from as the model knows them, by default all that it was trained on.
+
+    `condition` is what they are labels of: "cell_type" or "tissue".
 
     Raises
     ------
@@ -345,14 +397,12 @@ def candidates(model: Model, labels: Sequence[str] | None, strict: bool = False)
         Two are the same for the model.
     """
     if labels is None:
-        labels = model.known(CELL_TYPE.target)
+        labels = model.known(condition)
         if not labels:
             raise UsageError("the model remembers no labels; give labels=[…]")
     if isinstance(labels, str):
         raise UsageError("labels must be a list of texts")
-    checked = [
-        model.check_condition(CELL_TYPE.target, str(label), strict=strict) for label in labels
-    ]
+    checked = [model.check_condition(condition, str(label), strict=strict) for label in labels]
     if len(set(checked)) != len(checked) or not checked:
         raise InputError("labels must be a list of different texts, at least one")
     return checked

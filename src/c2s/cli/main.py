@@ -62,11 +62,14 @@ def demo(
 def _add_commands() -> None:
     """Add the commands that stand in files of their own, in the order in which help lists them."""
     from c2s.cli.annotate import annotate
+    from c2s.cli.calibrate import calibrate
     from c2s.cli.cells import expression, inspect, sentences
     from c2s.cli.corpus import app as corpus
     from c2s.cli.embed import embed
     from c2s.cli.evaluate import compare, evaluate
+    from c2s.cli.explain import explain
     from c2s.cli.generate import generate
+    from c2s.cli.geneset import app as geneset
     from c2s.cli.study import app as study
     from c2s.cli.train import train
 
@@ -76,6 +79,8 @@ def _add_commands() -> None:
         expression,
         train,
         annotate,
+        explain,
+        calibrate,
         embed,
         generate,
         evaluate,
@@ -83,6 +88,7 @@ def _add_commands() -> None:
     ):
         app.command()(command)
     app.add_typer(corpus, name="corpus")
+    app.add_typer(geneset, name="geneset")
     app.add_typer(study, name="study")
 
 

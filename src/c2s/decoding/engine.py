@@ -7,6 +7,8 @@ engine knows token ids and constraints, nothing of genes, labels or AnnData.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -39,8 +41,30 @@ _LOGITS_BUDGET = 1 << 28
 #: Tokens that a CPU reads at once while answers are scored; more only leave its caches.
 _CPU_TOKENS = 3_000
 
+#: Tokens that are read at once while gradients are taken: what each layer made of them is kept for the way back.
+_GRADIENT_TOKENS = 4_000
+
 #: Rows of a tree of answers; longer lists are scored in several.
 _TREE_ROWS = 128
+
+
+@dataclass(frozen=True)
+class GradientPath:
+    """A straight way on which embeddings come to where they are, for `TransformersEngine.input_gradients`.
+
+    Attributes
+    ----------
+    start : int array
+        Token ids; the mean of their embeddings is where the way begins.
+    moving : sequence of bool array, shape (n_tokens,)
+        Of each prompt which tokens move; the others are in place from the beginning.
+    steps
+        Points on the way at which the gradient is taken.
+    """
+
+    start: np.ndarray
+    moving: Sequence[np.ndarray]
+    steps: int
 
 
 class Engine(Protocol):
@@ -162,12 +186,24 @@ class TransformersEngine:
         prompts: Sequence[np.ndarray],
         answers: Sequence[Sequence[int]],
         progress: Progress | None = None,
+        *,
+        alike: bool = False,
     ) -> np.ndarray:
         """Return the exact log-probability of every answer behind every prompt.
 
         A prompt is read once. The answers, which include their end token, are then read behind it in one pass as
         a tree (`AnswerTree`): each row sees the prompt and its own way from there, and what answers share is
         read once. No copy of a prompt is made for an answer.
+
+        Parameters
+        ----------
+        prompts, answers
+            Token ids.
+        progress
+            Told how many prompts are done.
+        alike
+            Neighbours among the prompts begin alike, as variants of one cell do. Batches are then of neighbours instead
+            of prompts of similar length, and what the prompts of a batch begin with is read once for all of them.
 
         Returns
         -------
@@ -193,9 +229,11 @@ class TransformersEngine:
         if self.network.device.type == "cpu":
             most = min(most, _CPU_TOKENS // tokens)
         scores = np.empty((len(prompts), len(answers)))
-        for rows in self._batches(prompts, extra=n_rows, most=max(1, most)):
+        for rows in self._batches(prompts, extra=n_rows, most=max(1, most), in_order=alike):
+            batch_prompts = [prompts[i] for i in rows]
+            shared = _common_beginning(batch_prompts) if alike else 0
             with torch.inference_mode():
-                batch = self._score_batch([prompts[i] for i in rows], trees, kinds)
+                batch = self._score_batch(batch_prompts, trees, kinds, shared)
             for (which, _), found in zip(trees, batch, strict=True):
                 scores[np.ix_(rows, which)] = found
             if progress:
@@ -207,26 +245,166 @@ class TransformersEngine:
         prompts: list[np.ndarray],
         trees: Sequence[tuple[np.ndarray, AnswerTree]],
         kinds: Mapping[str, int | None],
+        shared: int,
     ) -> list[np.ndarray]:
-        """Return log p of the answers of each tree, float64 arrays of shape (n_prompts, n_answers of it)."""
+        """Return log p of the answers of each tree, float64 arrays of shape (n_prompts, n_answers of it).
+
+        With `shared` tokens all prompts begin alike.
+        """
         import torch
 
         from c2s.decoding.prompt_cache import read_prompts
 
-        device = self.network.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        ids, lengths = self._right_padded(prompts)
         # The last token of a prompt is row 0 of every tree.
-        ids = np.full((len(prompts), max(map(len, prompts)) - 1), self.pad_id, dtype=np.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt) - 1] = prompt[:-1]
-        last = torch.tensor([int(p[-1]) for p in prompts], device=device)
-        cache = read_prompts(self.network, torch.from_numpy(ids).to(device))
+        last = ids[torch.arange(len(ids), device=ids.device), lengths - 1]
+        cache = read_prompts(self.network, ids[:, :-1], shared)
         found = []
         for _, tree in trees:
-            steps = self._score_tree(tree, last, lengths, cache, ids.shape[1], kinds)
-            found.append(tree.totals(steps))
+            steps = self._score_tree(tree, last, lengths, cache, ids.shape[1] - 1, kinds)
+            found.append(tree.totals(steps.cpu().double().numpy()))
             cache.crop(-len(tree))
         return found
+
+    def input_gradients(
+        self,
+        prompts: Sequence[np.ndarray],
+        answers: Sequence[Sequence[int]],
+        asked: np.ndarray,
+        temperature: float = 1.0,
+        path: GradientPath | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return what each token of a prompt adds to an answer's log-probability.
+
+        Without a path that is gradient × input: the derivative of log p of the answer, normalised over all answers,
+        when the token's input embedding is stretched. With one, what log p gains while all embeddings move along it
+        together, shared out among the tokens (integrated gradients). One pass forward and one back a prompt and step;
+        no gradient of a parameter is taken.
+
+        Parameters
+        ----------
+        prompts, answers
+            Token ids, as in `score`.
+        asked : int array, shape (n_prompts,)
+            Which answer; −1 for the most probable one.
+        temperature
+            Divides log p of every answer before they are normalised.
+        path
+            From where the embeddings come.
+        progress
+            Told how many prompts are done.
+
+        Returns
+        -------
+        asked : int64 array, shape (n_prompts,)
+            With the most probable answer in the place of −1.
+        values : list of float64 array, shape (n_tokens,)
+            Of each prompt, in nats.
+
+        Raises
+        ------
+        UsageError, InputError
+            As `score`.
+
+        References
+        ----------
+        Shrikumar et al. 2016, "Not just a black box" (arXiv:1605.01713). Sundararajan et al. 2017, "Axiomatic
+        attribution for deep networks" (ICML).
+        """
+        trees = answer_trees(answers, _TREE_ROWS)
+        self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
+        kinds = self._attention_kinds()
+        n_rows = max(len(tree) for _, tree in trees)
+        asked = np.array(asked, dtype=np.int64)
+        if path is not None and (asked < 0).any():
+            best = self.score(prompts, answers).argmax(
+                1
+            )  # where the path ends, which is no step of it
+            asked = np.where(asked < 0, best, asked)
+        values = [np.empty(0)] * len(prompts)
+        most = max(1, _GRADIENT_TOKENS // (max(map(len, prompts), default=0) + n_rows))
+        with _frozen(self.network):
+            for rows in self._batches(prompts, extra=n_rows, most=most):
+                ids, lengths = self._right_padded([prompts[i] for i in rows])
+                whole = self.network.get_input_embeddings()(ids).detach()
+                delta = whole if path is None else self._delta(whole, path, rows)
+                slope, asked[rows] = self._mean_slope(
+                    whole, delta, lengths, trees, kinds, asked[rows], temperature, path
+                )
+                batch = (slope.double() * delta.double()).sum(-1).cpu().numpy()
+                for row, each in zip(rows, batch, strict=True):
+                    values[row] = each[: len(prompts[row])]
+                if progress:
+                    progress(len(rows))
+        return asked, values
+
+    def _delta(self, whole: torch.Tensor, path: GradientPath, rows: np.ndarray) -> torch.Tensor:
+        """Return how far the embeddings of the prompts in `rows` come. As `whole`, (n_prompts, longest, hidden)."""
+        import torch
+
+        ids = torch.as_tensor(np.unique(path.start).astype(np.int64), device=whole.device)
+        start = self.network.get_input_embeddings()(ids).detach().mean(0)
+        moving = np.zeros(whole.shape[:2], dtype=bool)
+        for place, row in enumerate(rows):
+            moving[place, : len(path.moving[row])] = path.moving[row]
+        return (whole - start) * torch.as_tensor(moving, device=whole.device)[..., None]
+
+    def _mean_slope(
+        self,
+        whole: torch.Tensor,
+        delta: torch.Tensor,
+        lengths: torch.Tensor,
+        trees: Sequence[tuple[np.ndarray, AnswerTree]],
+        kinds: Mapping[str, int | None],
+        asked: np.ndarray,
+        temperature: float,
+        path: GradientPath | None,
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the gradient of log p of the answers, the mean over the steps of a path, and which answers."""
+        import torch
+
+        # What is still to come in the middle of each step; without a path, nothing.
+        n_steps = 1 if path is None else path.steps
+        to_come = [0.0] if path is None else [1 - (i + 0.5) / n_steps for i in range(n_steps)]
+        which = torch.as_tensor(asked, device=whole.device)
+        every = torch.arange(len(whole), device=whole.device)
+        slope = torch.zeros_like(whole, dtype=torch.float32)
+        for rest in to_come:
+            embedded = (whole - rest * delta).requires_grad_()
+            scores = self._scores_behind(embedded, lengths, trees, kinds) / temperature
+            which = torch.where(which < 0, scores.argmax(1), which)
+            log_p = scores.log_softmax(-1)[every, which]
+            slope += torch.autograd.grad(log_p.sum(), embedded)[0].float() / n_steps
+        return slope, which.cpu().numpy()
+
+    def _scores_behind(
+        self,
+        embedded: torch.Tensor,
+        lengths: torch.Tensor,
+        trees: Sequence[tuple[np.ndarray, AnswerTree]],
+        kinds: Mapping[str, int | None],
+    ) -> torch.Tensor:
+        """Return log p of every answer behind embeddings, to which gradients flow back.
+
+        float64, shape (n_prompts, n_answers).
+        """
+        import torch
+
+        from c2s.decoding.prompt_cache import read_prompts
+
+        device = embedded.device
+        cache = read_prompts(self.network, embedded[:, :-1])
+        last = embedded[torch.arange(len(embedded), device=device), lengths - 1]
+        totals = []
+        for _, tree in trees:
+            steps = self._score_tree(tree, last, lengths, cache, embedded.shape[1] - 1, kinds)
+            # Which steps make up which answer: totals are linear.
+            share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=device)
+            totals.append(steps.double() @ share)
+            cache.crop(-len(tree))
+        back = np.argsort(np.concatenate([which for which, _ in trees]))
+        return torch.cat(totals, dim=1)[:, torch.as_tensor(back, device=device)]
 
     def _score_tree(
         self,
@@ -236,13 +414,21 @@ class TransformersEngine:
         cache: Cache,
         n_cached: int,
         kinds: Mapping[str, int | None],
-    ) -> np.ndarray:
-        """Return log p of each step of a tree behind each prompt. float64, shape (n_prompts, n_steps)."""
+    ) -> torch.Tensor:
+        """Return log p of each step of a tree behind each prompt. float32, shape (n_prompts, n_steps).
+
+        `last` is the last token of each prompt, or its embedding; then gradients flow back to it and the cache.
+        """
         import torch
 
         device = last.device
         ids = torch.as_tensor(tree.token, device=device).repeat(len(last), 1)
-        ids[:, 0] = last
+        if last.is_floating_point():
+            below = self.network.get_input_embeddings()(ids[:, 1:])
+            rows = {"inputs_embeds": torch.cat([last[:, None], below], dim=1)}
+        else:
+            ids[:, 0] = last
+            rows = {"input_ids": ids}
         positions = lengths[:, None] - 1 + torch.as_tensor(tree.depth, device=device)
         sees = torch.as_tensor(tree.sees, device=device)
         masks = {
@@ -250,7 +436,7 @@ class TransformersEngine:
             for kind, window in kinds.items()
         }
         logits = self.network(
-            input_ids=ids,
+            **rows,
             # Networks with one kind of layer take a tensor, those with several a mask for each kind.
             attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
             position_ids=positions,
@@ -259,8 +445,7 @@ class TransformersEngine:
         ).logits.float()  # (n_prompts, n_rows, vocabulary)
         at = torch.as_tensor(tree.step_row), torch.as_tensor(tree.step_token)
         # One prompt after the other, so that its logits are still at hand.
-        steps = torch.stack([prompt.log_softmax(-1)[at] for prompt in logits])
-        return np.asarray(steps.cpu().double().numpy())
+        return torch.stack([prompt.log_softmax(-1)[at] for prompt in logits])
 
     def _attention_kinds(self) -> dict[str, int | None]:
         """Return the window of each kind of attention that the layers have, None where it is unlimited."""
@@ -324,11 +509,31 @@ class TransformersEngine:
         device = self.network.device
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
+    def _right_padded(self, prompts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token ids, int64, shape (n_prompts, longest), and how many there are of each prompt."""
+        import torch
+
+        ids = np.full((len(prompts), max(map(len, prompts))), self.pad_id, dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = prompt
+        lengths = torch.tensor([len(p) for p in prompts])
+        device = self.network.device
+        return torch.from_numpy(ids).to(device), lengths.to(device)
+
     def _batches(
-        self, prompts: Sequence[np.ndarray], extra: int = 0, most: int | None = None
+        self,
+        prompts: Sequence[np.ndarray],
+        extra: int = 0,
+        most: int | None = None,
+        in_order: bool = False,
     ) -> Iterator[np.ndarray]:
-        """Yield rows of prompts of similar length, the longest first: what does not fit fails at once."""
+        """Yield rows of prompts of similar length, the longest first: what does not fit fails at once.
+
+        With `in_order`, of neighbours.
+        """
         lengths = np.array([len(p) for p in prompts], dtype=np.int64)
+        if in_order:
+            lengths[:] = lengths.max(initial=0)  # room for the longest everywhere
         order = np.argsort(-lengths, kind="stable")
         budget = 64_000 if self.network.device.type == "cuda" else 16_000
         start = 0
@@ -346,6 +551,27 @@ class TransformersEngine:
                 f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
                 "ask for fewer genes (top_k)"
             )
+
+
+def _common_beginning(prompts: Sequence[np.ndarray]) -> int:
+    """Return how many tokens all prompts begin with alike, the last token of each left out."""
+    shortest = min(map(len, prompts)) - 1
+    stack = np.stack([prompt[:shortest] for prompt in prompts])
+    same = (stack == stack[0]).all(axis=0)
+    return shortest if same.all() else int(same.argmin())
+
+
+@contextmanager
+def _frozen(network: torch.nn.Module) -> Iterator[None]:
+    """Keep gradients of parameters from being taken, which would need memory for each layer's input."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _tree_mask(

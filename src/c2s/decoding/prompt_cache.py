@@ -35,7 +35,7 @@ class _PromptCache(DynamicCache):
         return held
 
 
-def read_prompts(network: PreTrainedModel, ids: torch.Tensor) -> DynamicCache:
+def read_prompts(network: PreTrainedModel, ids: torch.Tensor, shared: int = 0) -> DynamicCache:
     """Return the keys and values of prompts.
 
     What stands behind a prompt sees nothing of it but these, so the attention and the feed-forward part of the last
@@ -48,7 +48,10 @@ def read_prompts(network: PreTrainedModel, ids: torch.Tensor) -> DynamicCache:
         A decoder whose layers are full or sliding attention.
     ids : int64 tensor, shape (n_prompts, length)
         Padded on the right: a token sees only those before it, so padding needs no mask, and attention can take
-        its fastest path. The length may be 0.
+        its fastest path. The length may be 0. Or their embeddings, float tensor, shape (n_prompts, length, hidden);
+        gradients then flow back to these.
+    shared
+        With how many equal tokens all prompts begin: these are read once.
 
     Returns
     -------
@@ -56,8 +59,17 @@ def read_prompts(network: PreTrainedModel, ids: torch.Tensor) -> DynamicCache:
         Of every layer all keys and values, also outside a sliding window and of padding; what reads on must mask them.
     """
     cache = _PromptCache(network.config.get_text_config().num_hidden_layers)
-    if ids.shape[1]:
-        with suppress(_PromptRead):
-            network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    if shared:
+        _read(network, ids[:1, :shared], cache)
+        cache.batch_repeat_interleave(len(ids))
+    if ids.shape[1] > shared:
+        _read(network, ids[:, shared:], cache)
     cache.reading = False
     return cache
+
+
+def _read(network: PreTrainedModel, ids: torch.Tensor, cache: _PromptCache) -> None:
+    """Put down keys and values of token ids, or of embeddings, behind what the cache holds."""
+    name = "inputs_embeds" if ids.is_floating_point() else "input_ids"
+    with suppress(_PromptRead):
+        network.base_model(**{name: ids}, past_key_values=cache, use_cache=True)

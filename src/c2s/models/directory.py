@@ -17,7 +17,7 @@ from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config, explain
 from c2s.common.errors import InputError, UsageError, listing, nearest, warn
-from c2s.common.files import atomic_directory
+from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.presets import get_preset
 from c2s.models.released import Released, find_profile, load_wording, profiles
@@ -203,9 +203,13 @@ class Model:
         import numpy as np
 
         ids = self.tokenizer.encode(segments)
-        if self.card.released is None or not self.card.released.begin:
-            return ids
-        return np.concatenate([[self.tokenizer.backend.bos_token_id], ids]).astype(np.int32)
+        return np.concatenate([self.begin_ids, ids]).astype(np.int32) if self.begin_ids else ids
+
+    @property
+    def begin_ids(self) -> list[int]:
+        """Token ids before every prompt: the beginning-of-text token of released Gemma models, else nothing."""
+        released = self.card.released
+        return [self.tokenizer.backend.bos_token_id] if released and released.begin else []
 
     @property
     def end_ids(self) -> list[int]:
@@ -309,6 +313,24 @@ class Model:
             self.network.save_pretrained(folder)
             self.tokenizer.save(folder)
             (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
+
+    def save_card(self) -> None:
+        """Write what the card says now to `c2s.json` of the folder that the model was loaded from; weights stay.
+
+        Raises
+        ------
+        UsageError
+            It was not loaded from a folder.
+        C2SError
+            The file cannot be written; the old one is left as it was.
+        """
+        path = Path(self.source) / C2S_JSON
+        if not self.source or not path.is_file():
+            raise UsageError(
+                f"the model ({self.source or 'made here'}) is not in a folder of its own; save it whole, in a new place"
+            )
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(self.card.model_dump(), indent=1) + "\n", "utf-8")
 
 
 def _refuse_to_replace(path: Path) -> None:

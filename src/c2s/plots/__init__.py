@@ -13,6 +13,7 @@ from c2s.plots.evaluation import (
     evaluation_map,
     nearest_training,
 )
+from c2s.plots.explanation import explanation
 from c2s.plots.losses import loss_curves
 from c2s.plots.rank_expression import rank_expression
 from c2s.plots.reliability import reliability
@@ -27,6 +28,7 @@ __all__ = [
     "evaluation_bars",
     "evaluation_conditions",
     "evaluation_map",
+    "explanation",
     "label_colours",
     "loss_curves",
     "nearest_training",

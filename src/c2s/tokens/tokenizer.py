@@ -112,6 +112,37 @@ class CellTokenizer:
         ids = self._with_gene_tokens if self.mode == "genes" else self._with_gene_texts
         return np.concatenate([np.empty(0, np.int32), *ids(segments)])
 
+    def encode_with_genes(self, segments: Sequence[Segment]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of a prompt, and which of its genes each token is part of.
+
+        The ids are those of `encode`, by another way: the whole text goes through the tokenizer, which says of each
+        token where it stands. The space in front of a gene is part of it, and so is a token of its end and English.
+
+        Returns
+        -------
+        ids : int32 array, shape (n_tokens,)
+        gene : int64 array, shape (n_tokens,)
+            0 for the first gene of the prompt, 1 for the second, …; −1 for English.
+        """
+        words = self.vocabulary.words
+        text, starts, ends = "", [], []  # type: tuple[str, list[int], list[int]]
+        for segment in segments:
+            if isinstance(segment, str):
+                text += segment
+                continue
+            for number, column in enumerate(segment):
+                text += " " if number else ""
+                starts.append(len(text) - text.endswith(" "))
+                text += words[column]
+                ends.append(len(text))
+        encoded = self.backend(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        # The last gene that begins before a token ends: the token is part of it unless it begins behind it.
+        gene = np.searchsorted(np.array(starts, dtype=np.int64), spans[:, 1], side="left") - 1
+        behind = spans[:, 0] >= np.array([*ends, -1], dtype=np.int64)[gene]
+        gene[behind] = -1
+        return np.array(encoded["input_ids"], dtype=np.int32), gene
+
     def encode_english(self, text: str) -> np.ndarray:
         """Return the token ids of a text that stands alone. int32, shape (n_tokens,).
 

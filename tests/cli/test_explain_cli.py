@@ -1,0 +1,86 @@
+"""`c2s explain` as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+
+import pandas as pd
+import pytest
+
+import c2s as package
+from c2s.cli import main as cli
+
+
+@pytest.fixture
+def explain(cut, model_folder, monkeypatch, capsys, tmp_path):
+    """Return a function that explains ten cells with options, and gives (exit code, stdout, stderr)."""
+    cut[::15].copy().write_h5ad(tmp_path / "cut.h5ad")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        words = ["c2s", "explain", "cut.h5ad", "--model", model_folder, *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        code = 0
+        with warnings.catch_warnings():
+            try:
+                cli.main()
+            except SystemExit as stop:
+                code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_writes_the_table_and_prints_the_top_genes(explain, cut, model):
+    code, out, err = explain("-o", "e.csv", "--top-n", 2)
+    assert code == 0, err
+    wanted = package.tl.explain(cut[::15].copy(), model)
+    pd.testing.assert_frame_equal(pd.read_csv("e.csv"), wanted, atol=1e-6)
+    top = package.tl.top_genes(wanted, 2)
+    assert out.startswith("10 cells, 160 genes of cells in e.csv (leave_one_out, nats)")
+    for label, part in top.groupby("label"):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"{label} ("))
+        assert line.endswith(", ".join(f"{r.gene} {r.value:+.3g}" for r in part.itertuples()))
+
+
+def test_json_and_parquet_and_the_deletion_test(explain, cut, model):
+    options = ["--method", "integrated_gradient", "--label-key", "cell_type", "--cells", 6]
+    options += ["--candidate", "alpha", "--candidate", "beta", "--candidate", "ductal"]
+    options += ["--candidate", "acinar", "--candidate", "delta"]
+    code, out, err = explain("-o", "e.parquet", "--json", "--deletion-test", 3, *options)
+    assert code == 0, err
+    table, facts = pd.read_parquet("e.parquet"), json.loads(out)
+    truth = cut.obs["cell_type"].astype(str)
+    assert (table["label"].to_numpy() == truth[table["cell"]].to_numpy()).all()
+    assert set(table["method"]) == {"integrated_gradient"}
+    assert facts["cells"] == table["cell"].nunique() == 6
+    assert sum(entry["cells"] for entry in facts["labels"].values()) == 6
+    labels = ["alpha", "beta", "ductal", "acinar", "delta"]
+    test = package.tl.deletion_test(cut, model, table, n_genes=3, labels=labels)
+    line = test.summary.loc["probability"]
+    assert facts["deletion_test"]["genes"] == 3
+    assert facts["deletion_test"]["without_named"] == pytest.approx(line["without_named"], abs=1e-5)
+    code, out, _ = explain("-o", "e.csv", "--deletion-test", 3, *options)
+    assert "without its top 3 genes" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-o", "e.xlsx"], "must end in .csv"),
+        (
+            ["-o", "e.csv", "--label", "beta", "--label-key", "cell_type"],
+            "either it or --label-key",
+        ),
+        (["-o", "e.csv", "--label-key", "type"], "obs has no column 'type'"),
+        (["-o", "e.csv", "--method", "magic"], "method='magic' is unknown"),
+    ],
+)
+def test_wrong_use_is_one_line(explain, tmp_path, options, said):
+    code, _, err = explain(*options)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert said in err
+    assert not list(tmp_path.glob("e.*"))
