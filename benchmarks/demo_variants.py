@@ -16,7 +16,7 @@ import yaml
 
 from c2s.analysis.annotate import label_probabilities
 from c2s.analysis.generate import generate_cells
-from c2s.decoding.engine import Sampling
+from c2s.decoding.sampling import Sampling
 from c2s.evaluate.generation import Space, independent_cells, whole_metrics
 from c2s.metrics import nearest_distance
 from c2s.studies.demo import demo_recipe

@@ -163,8 +163,9 @@ def before(
     import torch
 
     from c2s.common.seeds import cell_keys
-    from c2s.decoding.engine import Sampling, TransformersEngine
+    from c2s.decoding.engine import TransformersEngine
     from c2s.decoding.generation import write_token_by_token
+    from c2s.decoding.sampling import Sampling
 
     engine = TransformersEngine(model, options.batch_size)
     keys = cell_keys([str(i) for i in range(len(prompts))], 0)
@@ -181,8 +182,9 @@ def before(
 
 def now(guesses: int, timed: dict[str, float]) -> Callable[..., Any]:
     """Return a function that writes sentences, and adds the time of the constraint's parts to `timed`."""
-    from c2s.decoding.engine import Sampling, TransformersEngine
+    from c2s.decoding.engine import TransformersEngine
     from c2s.decoding.generation import SentenceWriter
+    from c2s.decoding.sampling import Sampling
 
     def write(
         model: Any, prompts: list[np.ndarray], constraint: Any, options: argparse.Namespace

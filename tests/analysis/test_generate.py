@@ -165,3 +165,254 @@ class TestRequest:
         )
         with pytest.raises(UsageError, match="give organism=…; the model knows: "):
             c2s.tl.generate(model, "beta")
+
+
+ALL = [
+    "sc_lm",
+    "cond_cell",
+    "mc_lm",
+    "cond_sample_tissue",
+    "cond_sample_cell_type",
+    "cond_sample_abstract",
+]
+SEEN = {"cell_type": TYPES, "organism": ["Homo sapiens"], "tissue": ["kidney", "pancreas"]}
+
+
+@pytest.fixture(scope="module")
+def able(gene_tokenizer, make_model):
+    """Return a function that makes a model of random weights with given tasks."""
+
+    def make(*tasks, **shape):
+        card = {"tasks": list(tasks or ALL), "conditions": SEEN}
+        return make_model(gene_tokenizer, card=card, **shape)
+
+    return make
+
+
+def task_of(adata):
+    return adata.uns["c2s"]["generate"]["parameters"]["task"]
+
+
+class TestTasks:
+    @pytest.mark.parametrize(
+        ("given", "task", "columns"),
+        [
+            ({}, "sc_lm", []),
+            ({"organism": "Homo sapiens"}, "sc_lm", []),
+            ({"cell_type": "beta"}, "cond_cell", ["cell_type"]),
+            ({"per_sample": 2}, "mc_lm", ["sample"]),
+            ({"tissue": "kidney"}, "cond_sample_tissue", ["tissue", "sample"]),
+            (
+                {"cell_type": ["beta", "alpha"], "per_sample": 4},
+                "cond_sample_cell_type",
+                ["cell_type", "sample"],
+            ),
+            ({"abstract": "Cells of a study."}, "cond_sample_abstract", ["abstract", "sample"]),
+        ],
+    )
+    def test_the_task_follows_from_what_is_given(self, able, given, task, columns):
+        cells = c2s.tl.generate(able(), n=2, top_k=3, **given)
+        assert task_of(cells) == task
+        wanted = {*columns, "organism", "cell_sentence", "prompt"}
+        assert set(cells.obs.columns) == wanted
+        for name in columns:
+            if name in given:
+                assert set(cells.obs[name]) == set(np.atleast_1d(given[name]))
+        for sentence in words(cells):
+            assert len(set(sentence)) == len(sentence) == 3
+
+    def test_prompts_say_what_was_asked(self, able):
+        cells = c2s.tl.generate(able(), tissue="Kidney", n=3, top_k=4)
+        assert cells.obs["prompt"].nunique() == 1
+        for part in ("3", "4", "kidney", "Homo sapiens"):
+            assert part in cells.obs["prompt"].iloc[0]
+        typed = c2s.tl.generate(able(), ["beta", "alpha"], n=2, per_sample=3, top_k=4)
+        labels = "Cell 1: beta\nCell 2: beta\nCell 3: alpha"
+        assert [labels in p for p in typed.obs["prompt"]] == [True, True, True, False]
+
+    def test_types_alone_where_the_model_writes_only_samples_of_them(self, able):
+        cells = c2s.tl.generate(able("cond_sample_cell_type"), "beta", n=3, top_k=2)
+        assert task_of(cells) == "cond_sample_cell_type"
+        assert cells.obs["sample"].nunique() == 1
+
+    def test_without_a_task_for_no_condition_every_type_is_written(self, able):
+        cells = c2s.tl.generate(able("cond_cell", "mc_lm"), top_k=2)
+        assert cells.obs["cell_type"].tolist() == TYPES
+        assert (
+            task_of(c2s.tl.generate(able("cond_cell", "mc_lm"), n=2, per_sample=2, top_k=2))
+            == "mc_lm"
+        )
+
+    def test_a_type_in_a_tissue_is_tried_in_words_and_refused_when_strict(self, able):
+        said = "not trained to generate by cell_type and tissue; it generates by cell_type, and the tissue is only"
+        with pytest.warns(C2SWarning, match=said):
+            cells = c2s.tl.generate(able(), "beta", n=2, tissue="pancreas", top_k=2)
+        assert task_of(cells) == "cond_cell"
+        assert cells.obs["cell_type"].tolist() == ["beta"] * 2
+        assert cells.obs["tissue"].tolist() == ["pancreas"] * 2
+        assert all("beta in pancreas" in p for p in cells.obs["prompt"])
+        with pytest.raises(UsageError, match="cells by cell_type .cond_cell., samples .mc_lm."):
+            c2s.tl.generate(able(), "beta", tissue="pancreas", strict=True)
+
+    @pytest.mark.parametrize(
+        ("tasks", "given", "said"),
+        [
+            (["cond_cell"], {"tissue": "kidney"}, "by tissue; it generates cells by cell_type"),
+            (["sc_lm"], {"cell_type": "beta"}, r"by cell_type; it generates cells \(sc_lm\)"),
+            (["cond_sample_tissue"], {}, "does not generate cells without a condition; it generates samples by tissue"),
+            (["sc_lm"], {"per_sample": 3}, "does not generate several cells at once without a condition"),
+            (["cond_cell"], {"cell_type": "beta", "per_sample": 3}, "by cell_type, several cells at once"),
+            (ALL, {"colour": "red"}, "'colour' is neither an argument of generate nor a condition"),
+            (ALL, {"tissue": "liver", "strict": True}, "never saw tissue 'liver'; it knows: kidney, pancreas"),
+            (ALL, {"per_sample": 0}, "per_sample=0 is not possible"),
+            (ALL, {"prompt": "beta cells", "tissue": "kidney"}, "either a prompt or conditions"),
+        ],
+    )  # fmt: skip
+    def test_what_the_model_has_no_task_for_is_said(self, able, tasks, given, said):
+        with pytest.raises(UsageError, match=said):
+            c2s.tl.generate(able(*tasks), n=4, **given)
+
+
+class TestSamples:
+    def test_cells_of_a_sample_are_told_apart_and_survive_a_file(self, able, tmp_path):
+        cells = c2s.tl.generate(able(), n=7, tissue="kidney", per_sample=3, top_k=5, seed=4)
+        assert cells.obs["sample"].tolist() == ["4-0"] * 3 + ["4-1"] * 3 + ["4-2"]
+        assert len(set(cells.obs["cell_sentence"])) == 7
+        for sentence in words(cells):
+            assert len(set(sentence)) == len(sentence) == 5
+        cells.write_h5ad(tmp_path / "g.h5ad")
+        again = ad.read_h5ad(tmp_path / "g.h5ad")
+        assert again.obs["sample"].tolist() == cells.obs["sample"].tolist()
+        assert again.uns["c2s"]["generate"]["parameters"]["per_sample"] == 3
+
+    def test_in_text_mode(self, cut_genes, make_tokenizer, make_model):
+        card = {"tasks": ALL, "conditions": SEEN}
+        model = make_model(make_tokenizer(cut_genes, "text"), card=card, context=1024)
+        cells = c2s.tl.generate(model, n=3, tissue="kidney", top_k=6)
+        assert cells.obs["sample"].nunique() == 1
+        for sentence in words(cells):
+            assert len(set(sentence)) == len(sentence) == 6
+            assert set(sentence) <= set(cut_genes.words)
+
+    def test_seeds_and_batches(self, able):
+        def drawn(**options):
+            cells = c2s.tl.generate(able(), n=8, tissue="kidney", per_sample=3, top_k=5, **options)
+            return cells.obs["cell_sentence"].tolist()
+
+        first = drawn(seed=1)
+        assert drawn(seed=1, batch_size=1) == first
+        assert drawn(seed=2) != first
+
+    def test_the_most_probable_sample_is_that_of_a_slow_loop(self, able):
+        """Each token is the best of those that keep the sample possible, by a full pass over the text so far."""
+        import torch
+
+        model = able()
+        cells = c2s.tl.generate(model, n=2, tissue="kidney", top_k=4, temperature=0)
+        tokenizer, ids = model.tokenizer, []
+        ids += tokenizer.encode([str(cells.obs["prompt"].iloc[0])]).tolist()
+        genes = tokenizer.gene_tokens.ids
+        found = []
+        for header in (" Cell 1:", "\nCell 2:"):
+            ids += tokenizer.encode_before_gene(header + " ").tolist()
+            written = []
+            for _ in range(4):
+                with torch.no_grad():
+                    logits = model.network(torch.tensor([ids])).logits[0, -1].numpy()
+                free = [g for g in range(len(genes)) if g not in written]
+                written.append(max(free, key=lambda g: logits[genes[g]]))
+                ids.append(int(genes[written[-1]]))
+            found.append([model.vocabulary.words[g] for g in written])
+        assert words(cells) == found
+
+    def test_as_many_cells_as_fit_are_one_sample(self, able):
+        model = able(context=150)
+        cells = c2s.tl.generate(model, n=7, tissue="kidney", top_k=16)
+        sizes = cells.obs["sample"].value_counts().tolist()
+        assert sum(sizes) == 7
+        assert max(sizes) - min(sizes) <= 2
+        largest = cells.uns["c2s"]["generate"]["parameters"]["per_sample"]
+        assert 1 < largest < 7
+        with pytest.raises(UsageError, match="the model's context is 150"):
+            c2s.tl.generate(model, n=7, tissue="kidney", per_sample=7, top_k=16)
+
+
+class TestPrompt:
+    def test_is_the_same_as_its_conditions(self, able):
+        model = able()
+        asked = c2s.tl.generate(model, prompt="generate 4 human cells from kidney tissue", top_k=3)
+        given = c2s.tl.generate(model, tissue="kidney", organism="Homo sapiens", n=4, top_k=3)
+        assert asked.obs.equals(given.obs)
+        request = asked.uns["c2s"]["generate"]["parameters"]
+        assert request["request"] == "generate 4 human cells from kidney tissue"
+        assert request["understood"] == "n=4, tissue=kidney, organism=Homo sapiens"
+
+    def test_one_sample_of_cells(self, able):
+        cells = c2s.tl.generate(able(), prompt="a sample of 3 human cells", top_k=3)
+        assert task_of(cells) == "mc_lm"
+        assert cells.obs["sample"].nunique() == 1
+
+    def test_what_is_not_understood_is_sent_as_it_is(self, able):
+        text = "2 beta cells treated with interferon"
+        with pytest.warns(
+            C2SWarning, match="never saw 'treated interferon'.* goes to the model as it is"
+        ):
+            cells = c2s.tl.generate(able(), prompt=text, top_k=4)
+        assert cells.obs["prompt"].tolist() == [text] * 2
+        assert list(cells.obs.columns) == ["cell_sentence", "prompt"]
+        parameters = cells.uns["c2s"]["generate"]["parameters"]
+        assert (parameters["request"], parameters["task"]) == (text, "as it is")
+        assert "understood" not in parameters
+        for sentence in words(cells):
+            assert len(set(sentence)) == len(sentence) == 4
+        with pytest.raises(UsageError, match="never saw 'treated interferon'"):
+            c2s.tl.generate(able(), prompt=text, strict=True)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"n": 3}, "the request says 2 cells, the number given is 3"),
+            ({"organism": "Mus musculus"}, "the request says Homo sapiens"),
+        ],
+    )
+    def test_what_contradicts_it_is_refused(self, able, options, said):
+        with pytest.raises(UsageError, match=said):
+            c2s.tl.generate(able(), prompt="2 human beta cells", **options)
+
+
+class TestControl:
+    def test_forbidden_and_required_genes(self, able, model, cut_genes):
+        absent, needed = ["INS", "GCG", "TTR"], list(cut_genes.words[:10])
+        for cells in (
+            c2s.tl.generate(model, ["beta", "alpha"], 10, forbid=absent, require=needed),
+            c2s.tl.generate(able(), n=4, tissue="kidney", top_k=12, forbid=absent, require=needed),
+        ):
+            for sentence in words(cells):
+                assert len(set(sentence)) == len(sentence)
+                assert set(needed) <= set(sentence)
+                assert not set(absent) & set(sentence)
+
+    def test_one_temperature_from_first_to_last_is_that_temperature(self, model):
+        flat = c2s.tl.generate(model, "beta", 6, temperature=(0.7, 0.7)).obs["cell_sentence"]
+        assert flat.tolist() == c2s.tl.generate(model, "beta", 6, temperature=0.7).obs["cell_sentence"].tolist()  # fmt: skip
+
+    def test_only_the_cold_end_is_sure(self, model):
+        """From 0 to 2 the first gene is the most probable one, later ones are drawn wildly."""
+        cells = words(c2s.tl.generate(model, "beta", 40, temperature=(0.0, 2.0)))
+        sure = words(c2s.tl.generate(model, "beta", 40, temperature=0))
+        assert [c[0] for c in cells] == [c[0] for c in sure]
+        assert len({c[-1] for c in cells}) > 2 * len({c[-1] for c in sure})
+
+    def test_what_cannot_be_held_is_said(self, model):
+        with pytest.raises(
+            UsageError, match="does not know the required gene 'INSS' .nearest: INS"
+        ):
+            c2s.tl.generate(model, "beta", require=["INSS"])
+        with pytest.raises(UsageError, match="INS is required, and it is forbidden"):
+            c2s.tl.generate(model, "beta", require="INS", forbid=["ins"])
+        with pytest.raises(UsageError, match="2 genes are required, and a sentence has 1"):
+            c2s.tl.generate(model, "beta", require=["INS", "GCG"], top_k=1)
+        with pytest.warns(C2SWarning, match="the model does not know anyway: NOGENE"):
+            c2s.tl.generate(model, "beta", forbid=["NOGENE"], top_k=2)
+        with pytest.raises(UsageError, match=r"temperature=\(1.0, -1.0\) is below 0"):
+            c2s.tl.generate(model, "beta", temperature=(1.0, -1.0))

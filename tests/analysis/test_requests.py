@@ -19,6 +19,7 @@ KNOWN = {
         "quiescent_stellate",
         "acinar",
     ],
+    "tissue": ["kidney", "pancreas", "lymph node"],
     "organism": ["Homo sapiens"],
 }
 MODEL = SimpleNamespace(
@@ -49,19 +50,56 @@ def test_is_understood(text, n, cell_type, organism):
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "n", "cell_type", "tissue", "together"),
     [
-        ("generate 7 human cells from kidney tissue", "kidney"),
-        ("5 beta cells from kidney", "kidney"),
-        ("beta cells treated with interferon", "interferon"),
-        ("3 hepatocytes", "hepatocytes"),
-        ("7 mouse beta cells", "Mus musculus"),
+        ("generate 7 human cells from kidney tissue", 7, None, "kidney", False),
+        ("CD8+ T cells in pancreas", None, "CD8+ T cell", "pancreas", False),
+        ("3 beta cells of a lymph node", 3, "beta", "lymph node", False),
+        ("a sample of 5 kidney cells", 5, None, "kidney", True),
+        ("9 cells from the same donor", 9, None, None, True),
+        ("sample 4 alpha cells", 4, "alpha", None, False),
     ],
 )
-def test_a_condition_that_is_not_known_is_refused_by_name(text, named):
-    with pytest.raises(UsageError, match="never saw") as refused:
-        parse_generation_request(text, MODEL)
-    assert named in str(refused.value)
+def test_tissues_and_samples_are_understood(text, n, cell_type, tissue, together):
+    found = parse_generation_request(text, MODEL)
+    assert not found.unknown
+    assert (found.n, found.cell_type, found.tissue, found.together) == (
+        n, cell_type, tissue, together,
+    )  # fmt: skip
+
+
+def test_what_is_understood_is_said_in_one_line():
+    found = parse_generation_request("a sample of 5 human T cells in pancreas", MODEL)
+    wanted = "n=5, cell_type=t_cell, tissue=pancreas, organism=Homo sapiens, as one sample"
+    assert str(found) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("generate 7 human cells from liver tissue", "liver"),
+        ("5 beta cells from liver", "liver"),
+        ("beta cells treated with interferon", "treated interferon"),
+        ("3 hepatocytes", "hepatocytes"),
+    ],
+)
+def test_words_that_are_no_condition_are_named(text, unknown):
+    found = parse_generation_request(text, MODEL)
+    assert found.unknown == unknown
+    assert found.text == text
+    assert f"never saw {unknown!r}; it knows: cell_type alpha" in found.why_unknown
+    assert "tissue kidney, pancreas, lymph node" in found.why_unknown
+
+
+def test_the_nearest_condition_is_named():
+    found = parse_generation_request("5 cells of the pancrea", MODEL)
+    assert found.why_unknown.endswith("(nearest: pancreas)")
+
+
+def test_an_organism_is_a_condition_whether_the_model_knows_it_or_not():
+    assert parse_generation_request("7 mouse beta cells", MODEL) == GenerationRequest(
+        7, "beta", "Mus musculus"
+    )
 
 
 @pytest.mark.parametrize(

@@ -274,10 +274,64 @@ def test_generate_by_type_to_a_file_repeats_exactly(c2s, model_folder, tmp_path)
     "request_",
     ["generate 7 human cells from kidney tissue", "5 hepatocytes", "list kidney beta cells"],
 )
-def test_a_condition_never_seen_is_answered_by_naming_what_is_known(c2s, model_folder, request_):
+def test_a_request_that_is_not_understood_goes_to_the_model_as_it_is(c2s, model_folder, request_):
     code, out, err = c2s("generate", "--prompt", request_, "--model", model_folder)
+    assert code == 0
+    one_line(1, err, "never saw", "acinar", "beta", "ductal", "goes to the model as it is")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert {prompt for prompt, _ in lines} == {request_}
+    assert {len(set(sentence.split())) for _, sentence in lines} == {16}
+    assert len(lines) == {"g": 7, "5": 5, "l": 1}[request_[0]]
+    code, out, err = c2s("generate", "--prompt", request_, "--strict", "--model", model_folder)
     one_line(code, err, "never saw", "acinar", "beta", "ductal", expected=2)
     assert out == ""
+
+
+def test_generate_with_soft_control(c2s, model_folder, tmp_path):
+    (tmp_path / "forbidden.txt").write_text("INS\nGCG\n")
+    code, out, _ = c2s(
+        "generate", "--cell-type", "beta", "-n", 4, "--forbid", tmp_path / "forbidden.txt",
+        "--require", "sst,TTR", "--temperature", 1, "--temperature-end", 0, "--model", model_folder,
+    )  # fmt: skip
+    assert code == 0
+    for line in out.splitlines():
+        genes = set(line.split("\t")[1].split())
+        assert {"SST", "TTR"} <= genes
+        assert not genes & {"INS", "GCG"}
+
+
+def test_generate_a_sample_from_a_request_or_from_options(
+    c2s, gene_tokenizer, make_model, tmp_path
+):
+    conditions = {"tissue": ["kidney", "liver"], "organism": ["Homo sapiens"]}
+    card = {"tasks": ["cond_sample_tissue", "sc_lm"], "conditions": conditions, "top_k": 5}
+    make_model(gene_tokenizer, card=card).save(tmp_path / "model")
+    options = ("--model", tmp_path / "model", "--seed", 3)
+    code, out, err = c2s(
+        "generate", "--prompt", "generate 7 human cells from kidney tissue", *options
+    )
+    assert code == 0
+    one_line(1, err, "understood as: n=7, tissue=kidney, organism=Homo sapiens")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[:2] for line in lines] == [["3-0", "kidney"]] * 7
+    assert {len(set(sentence.split())) for *_, sentence in lines} == {5}
+    assert c2s("generate", "--tissue", "kidney", "-n", 7, *options)[1] == out
+    _, two, _ = c2s(
+        "generate", "--tissue", "kidney", "-n", 7, "--per-sample", 4, *options, "--json"
+    )
+    assert [cell["sample"] for cell in json.loads(two)] == ["3-0"] * 4 + ["3-1"] * 3
+    code, out, _ = c2s("generate", "-n", 2, *options)
+    assert code == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["Homo sapiens"] * 2
+
+
+def test_generate_by_what_the_model_has_no_task_for(c2s, model_folder):
+    code, _, err = c2s("generate", "--tissue", "kidney", "--model", model_folder)
+    one_line(code, err, "tissue", "cells by cell_type (cond_cell)", expected=2)
+    code, _, err = c2s("generate", "--condition", "n=3", "--model", model_folder)
+    one_line(code, err, "--condition 'n=3'", "name=text", expected=2)
+    code, _, err = c2s("generate", "--condition", "colour=red", "--model", model_folder)
+    one_line(code, err, "'colour'", "abstract", "tissue", expected=2)
 
 
 def test_a_request_without_a_number_leaves_it_to_the_option(c2s, model_folder):

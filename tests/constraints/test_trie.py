@@ -118,6 +118,76 @@ def test_advance_takes_numpy_integers(order):
     assert state.genes == list(order)
 
 
+# --- required genes -----------------------------------------------------------------------------
+
+
+def assert_has_what_is_required(sequences, n_genes, required):
+    """Check that the paths are the permutations that hold all required genes, each by one path."""
+    constraint = GeneSentence(TokenTrie(sequences), n_genes, END, required=required)
+    found = []
+    for path, state in all_paths(constraint):
+        written = [t for gene in state.genes for t in sequences[gene]]
+        assert path in (written, [*written, END])
+        assert state.ended_by_token == (path == [*written, END])
+        found.append(tuple(state.genes))
+    assert len(set(found)) == len(found)
+    every = itertools.permutations(range(len(sequences)), n_genes)
+    assert set(found) == {genes for genes in every if set(required) <= set(genes)}
+
+
+@pytest.mark.parametrize("sequences", TINY.values(), ids=TINY.keys())
+def test_every_sentence_with_the_required_genes_can_be_written_in_one_way(sequences):
+    for n_genes in range(1, len(sequences) + 1):
+        for n_required in range(1, n_genes + 1):
+            for required in itertools.combinations(range(len(sequences)), n_required):
+                assert_has_what_is_required(sequences, n_genes, required)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(gene_tokens, min_size=1, max_size=5, unique=True), st.data())
+def test_required_genes_of_any_vocabulary(sequences, data):
+    n_genes = data.draw(st.integers(1, min(len(sequences), 4)))
+    items = st.integers(0, len(sequences) - 1)
+    required = data.draw(st.sets(items, max_size=n_genes))
+    assert_has_what_is_required(sequences, n_genes, sorted(required))
+
+
+def test_more_required_genes_than_room_are_refused():
+    with pytest.raises(UsageError, match="3 genes are required, and a sentence has 2 genes"):
+        GeneSentence(TokenTrie(TINY["one token a gene"]), 2, END, required=[0, 1, 3])
+
+
+# --- genes that are written otherwise at the beginning -------------------------------------------
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(gene_tokens, min_size=1, max_size=4, unique=True), st.data())
+def test_the_first_gene_has_a_form_of_its_own(sequences, data):
+    n_genes = data.draw(st.integers(1, len(sequences)))
+    required = data.draw(st.sets(st.integers(0, len(sequences) - 1), max_size=n_genes))
+    beginnings = [(tokens[0] + 4, *tokens[1:]) for tokens in sequences]
+    constraint = GeneSentence(
+        TokenTrie(sequences), n_genes, END, required=sorted(required), beginnings=beginnings
+    )
+    assert -1 not in constraint.tokens
+    found = []
+    for path, state in all_paths(constraint):
+        first, *later = state.genes
+        written = [*beginnings[first], *(t for gene in later for t in sequences[gene])]
+        assert path in (written, [*written, END])
+        assert len(path) <= constraint.max_tokens
+        assert state.ended_by_token == (len(path) > len(written))
+        found.append(tuple(state.genes))
+    assert len(set(found)) == len(found)
+    every = itertools.permutations(range(len(sequences)), n_genes)
+    assert set(found) == {genes for genes in every if required <= set(genes)}
+
+
+def test_there_is_a_beginning_for_each_gene():
+    with pytest.raises(UsageError, match="1 beginnings for 4 genes"):
+        GeneSentence(TokenTrie(TINY["one token a gene"]), 2, END, beginnings=[[5]])
+
+
 # --- real genes ---------------------------------------------------------------------------------
 
 

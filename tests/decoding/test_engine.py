@@ -13,7 +13,8 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError
 from c2s.constraints.answers import AnswerTree
 from c2s.constraints.trie import GeneSentence, OneOf, TokenTrie
-from c2s.decoding.engine import Sampling, TransformersEngine, choose
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.sampling import Sampling, choose
 from c2s.models.directory import Model
 
 ARCHITECTURES = ["gpt_neox", "gpt2", "llama", "gemma2"]

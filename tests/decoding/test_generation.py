@@ -14,8 +14,8 @@ from c2s.common.errors import UsageError
 from c2s.common.seeds import cell_keys, mix64
 from c2s.constraints.trie import GeneSentence, TokenTrie
 from c2s.decoding import kernels
-from c2s.decoding.engine import Sampling, TransformersEngine, choose
-from c2s.decoding.sampling import uniform_numbers
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.sampling import Sampling, choose, uniform_numbers
 from c2s.decoding.slots import SlotNetwork
 from c2s.tokens.tokenizer import CellTokenizer, load_tokenizer
 
@@ -57,18 +57,27 @@ def slow_sentence(model, prompt, constraint, sampling, key):
         masked = torch.full_like(logits, -torch.inf)
         masked[allowed] = logits[allowed]
         inside = len(path) and not is_whole(constraint, state, path)
-        if sampling.temperature > 0 and inside and len(allowed) > 1:
-            p = (masked.double() / sampling.temperature).softmax(-1).numpy()
+        temperature = temperature_of(sampling, len(state.genes), constraint.n_genes)
+        if temperature > 0 and inside and len(allowed) > 1:
+            p = (masked.double() / temperature).softmax(-1).numpy()
             columns = np.searchsorted(constraint.tokens, allowed)
             bits = [int(mixed(mixed(key, len(path)), c)) >> 11 for c in columns]
             waits = -np.log((np.array(bits) + 0.5) * 2.0**-53)
             token = int(allowed[np.argmin(waits / p[allowed])])
         else:
             uniform = uniform_numbers(np.array([key]), len(path))
-            token = int(choose(masked[None], sampling, uniform))
+            at_rank = Sampling(temperature, sampling.top_k, sampling.top_p)
+            token = int(choose(masked[None], at_rank, uniform))
         path.append(token)
         state.advance(token)
     return tuple(state.genes)
+
+
+def temperature_of(sampling, rank, n_genes):
+    """Return the temperature while the gene of a rank is written, between the ends in equal steps."""
+    if not isinstance(sampling.temperature, tuple):
+        return sampling.temperature
+    return float(np.linspace(*sampling.temperature, n_genes)[rank])
 
 
 def is_whole(constraint, state, path):
@@ -85,12 +94,35 @@ class TestAgainstTheSlowLoop:
         model = make_model(make_tokenizer(GENES, mode), architecture, spread=0.4)
         prompts = [model.tokenizer.encode([text]) for text in TEXTS]
         constraint = constraint_of(model.tokenizer, 6)
-        for sampling in (Sampling(seed=3), Sampling(temperature=0.6, seed=4), Sampling(0)):
+        for sampling in (
+            Sampling(seed=3),
+            Sampling(temperature=0.6, seed=4),
+            Sampling(0),
+            Sampling((1.5, 0.2)),
+            Sampling((0, 1)),
+        ):
             keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
             wanted = [
                 slow_sentence(model, p, constraint, sampling, key)
                 for p, key in zip(prompts, keys, strict=True)
             ]
+            for guesses in (0, 1, 6):
+                assert write(model, prompts, constraint, sampling, guesses)[0] == wanted
+
+    @pytest.mark.parametrize("mode", ["text", "genes"])
+    def test_the_same_sentences_with_required_genes(self, mode, make_tokenizer, make_model):
+        """Of the six genes four are required, prefixes of others among them; guesses are as free as without."""
+        model = make_model(make_tokenizer(GENES, mode), spread=0.4)
+        prompts = [model.tokenizer.encode([text]) for text in TEXTS * 2]
+        required = GENES.columns(["IFI6", "INSR", "RPL3", "HLA-B"]).tolist()
+        constraint = constraint_of(model.tokenizer, 6, required=required)
+        for sampling in (Sampling(seed=3), Sampling((0.3, 2.0), seed=5), Sampling(0)):
+            keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
+            wanted = [
+                slow_sentence(model, p, constraint, sampling, key)
+                for p, key in zip(prompts, keys, strict=True)
+            ]
+            assert all(set(required) <= set(sentence) for sentence in wanted)
             for guesses in (0, 1, 6):
                 assert write(model, prompts, constraint, sampling, guesses)[0] == wanted
 
@@ -177,16 +209,16 @@ def exact(model, prompt, constraint):
 
 
 class TestDistribution:
-    @pytest.mark.parametrize("guesses", [0, 8])
+    @pytest.mark.parametrize(("guesses", "required"), [(0, []), (8, []), (8, [1])])
     def test_sentences_come_as_often_as_they_are_probable(
-        self, guesses, make_tokenizer, make_model
+        self, guesses, required, make_tokenizer, make_model
     ):
         genes = GeneVocabulary(["IFI6", "IFI6X", "INS", "INSR", "RPL3"])
         model = make_model(make_tokenizer(genes, "text"), spread=0.35)
         prompt = model.tokenizer.encode(["Write 2 genes:"])
-        constraint = constraint_of(model.tokenizer, 2)
+        constraint = constraint_of(model.tokenizer, 2, required=required)
         wanted = exact(model, prompt, constraint)
-        assert set(wanted) == set(permutations(range(5), 2))
+        assert set(wanted) == {s for s in permutations(range(5), 2) if {*required} <= {*s}}
         assert sum(wanted.values()) == pytest.approx(1)
         n = 8000
         drawn, _ = write(model, [prompt] * n, constraint, Sampling(seed=1), guesses, n // 4)
@@ -196,7 +228,7 @@ class TestDistribution:
         expected = [wanted[s] * n for s in common]
         if rare * n > 1:
             found, expected = [*found, n - sum(found)], [*expected, rare * n]
-        assert len(common) > 8
+        assert len(common) > (4 if required else 8)
         expected = np.array(expected) * sum(found) / sum(expected)
         assert chisquare(found, expected).pvalue > 1e-3
 

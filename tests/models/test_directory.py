@@ -189,6 +189,8 @@ def pickle_only(folder):
         (edit_json(C2S_JSON, mode="word"), "c2s.json: mode = 'word'"),
         (edit_json(C2S_JSON, format=2), "c2s.json: format = 2"),
         (edit_json(C2S_JSON, inverse={"a": {"slop": 1}}), "'a' is no line from rank to expression"),
+        (edit_json(C2S_JSON, gene_frequencies=[1, 2]), "there must be 6 numbers, none below 0"),
+        (edit_json(C2S_JSON, gene_frequencies=[1, 2, 3, 4, 5, -1]), "there must be 6 numbers, none below 0"),
         (remove("config.json"), "the weights cannot be read"),
         (cut_file("config.json", 30), "config.json' is not a valid JSON file"),
         (edit_json("config.json", model_type="no_such_type"), "the weights cannot be read"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 
 import anndata as ad
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from c2s.common.errors import UsageError
 from c2s.models.directory import find_model, load_model
 from c2s.studies.demo import demo_recipe, run_demo
-from c2s.studies.train import prepare
+from c2s.studies.train import build_model, prepare
 
 
 def short_recipe(steps=2, seed=0):
@@ -123,3 +124,27 @@ def test_held_out_cells_decide_nothing_before_they_are_measured(pancreas):
     train = before.rows("train")
     assert (before.counts[train] != after.counts[train]).nnz == 0
     assert (before.counts[test] != after.counts[test]).nnz > 0
+
+
+def test_the_card_counts_training_cells_by_gene(pancreas):
+    """By the text of the sentences of the training cells; cells of other parts are not counted."""
+    recipe = short_recipe()
+    cells = prepare(pancreas, recipe)
+    card = build_model(cells, recipe, "pancreas", shape_only=True).card
+    sentences = cells.ranked(cells.rows("train"), 24, recipe.seed).to_text().to_pylist()
+    written = Counter(word for sentence in sentences for word in sentence.split(" "))
+    assert card.gene_frequencies == [written[word] for word in card.vocabulary]
+    assert sum(card.gene_frequencies) == 24 * len(cells.rows("train"))
+    assert card.model_validate(card.model_dump()).gene_frequencies == card.gene_frequencies
+
+
+def test_a_model_may_learn_cells_of_no_condition(pancreas):
+    import c2s
+    from c2s.corpus.online import TaskMix
+
+    recipe = short_recipe().model_copy(update={"tasks": {"sc_lm": TaskMix()}})
+    recipe = type(recipe).model_validate(recipe.model_dump())
+    model = build_model(prepare(pancreas, recipe), recipe, "pancreas")
+    made = c2s.tl.generate(model, n=3, top_k=5)
+    assert made.uns["c2s"]["generate"]["parameters"]["task"] == "sc_lm"
+    assert made.obs["organism"].tolist() == ["Homo sapiens"] * 3

@@ -13,7 +13,8 @@ from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.constraints.free_text import FreeText, FreeTextState
 from c2s.constraints.gene_list import GeneList, GeneListState
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenTrie
-from c2s.decoding.engine import Sampling, TransformersEngine
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
 from c2s.tasks.gene_sets import GENE_SET_ENUMERATION, GENE_SET_NAMING

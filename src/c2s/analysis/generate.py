@@ -1,21 +1,25 @@
-"""Conditional cell generation: cells of given types, as sentences and as expression (SPEC §4.1 task 3)."""
+"""Generated cells: by type or tissue, of no condition, or as one sample; sentences and expression (SPEC §4.1, 18)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from c2s.analysis.cells import record
+from c2s.analysis.generation_task import choose_task, generating_tasks, writes_every_type
+from c2s.analysis.requests import GenerationRequest, parse_generation_request
+from c2s.analysis.write_cells import AskedCells, gene_choice, most_that_fit, write_cells
 from c2s.cells.ranked import RankedCells
-from c2s.common.errors import UsageError, listing
-from c2s.common.progress import progress_bar
-from c2s.common.seeds import generator
-from c2s.constraints.trie import GeneSentence, GeneSentenceState, TokenTrie
-from c2s.decoding.engine import Sampling, TransformersEngine
+from c2s.common.errors import UsageError, listing, warn
+from c2s.decoding.answers import GeneChoice
+from c2s.decoding.prompts import as_known
+from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
+from c2s.tasks.registry import TASKS
 from c2s.tasks.single_cell import CONDITIONAL_CELL
 
 if TYPE_CHECKING:
@@ -25,94 +29,228 @@ if TYPE_CHECKING:
 def generate(
     model: Model,
     cell_type: str | Sequence[str] | None = None,
-    n: int = 1,
+    n: int | None = None,
     *,
+    tissue: str | None = None,
     organism: str | None = None,
+    prompt: str | None = None,
+    per_sample: int | None = None,
     top_k: int | None = None,
     genes: Sequence[str] | None = None,
-    temperature: float | None = None,
+    forbid: str | Sequence[str] | None = None,
+    require: str | Sequence[str] | None = None,
+    temperature: float | tuple[float, float] | None = None,
     top_p: float | None = None,
     batch_size: int | None = None,
     strict: bool = False,
     seed: int = 0,
+    **conditions: str,
 ) -> AnnData:
-    """Generate cells of given types.
+    """Generate cells.
 
-    Every sentence consists of genes of the model's vocabulary, none twice, exactly `top_k` of them: the
-    model chooses among what keeps this possible, token by token.
+    The task follows from what is given: cells of a type, of a tissue, of nothing but an organism, or several cells
+    of one sample in one answer. Every cell consists of genes of the model's vocabulary, none twice, exactly `top_k` of
+    them: the model chooses among what keeps this possible, token by token.
 
     Parameters
     ----------
     model
-        Trained on conditional generation.
+        Trained on a task that writes cells; its card says which.
     cell_type
-        One type, or several; by default every type that the model was trained on.
+        One type, or several. With no condition at all, a model that was trained on cells without conditions
+        ("sc_lm") writes such cells, any other one cells of every type that it knows.
     n
-        Cells of each type.
+        Cells of each type, or in all where there are no types; by default 1.
+    tissue
+        Where the cells come from. A model that was not trained on a type in a tissue gets both in words, with a
+        warning; `strict` refuses.
     organism
         By default the only one that the model knows.
+    prompt
+        A request in English instead of conditions, as "generate 7 human cells from kidney tissue". One that is not
+        understood goes to the model as it is, with a warning, and the answer is a cell all the same; `strict` refuses.
+    per_sample
+        Cells that are written in one answer, as those of one sample. By default 1 where the task writes one cell,
+        else as many as were asked for, in equal shares where they do not fit into the model's context.
     top_k
         Genes of each cell; by default as many as the model was trained on.
     genes
         A panel: only these genes may be written. A released checkpoint, which has no vocabulary, needs it.
+    forbid
+        A gene or several that must not be written.
+    require
+        A gene or several that every cell must have. The model puts them where it likes; those that are missing when no
+        other place is left come last.
     temperature
         Of sampling; by default what was chosen on validation cells when the model was trained, else 1. 0 takes
-        the most probable gene at each step; cells of a type then differ only by the wording of their prompt.
+        the most probable gene at each step; cells of a type then differ only by the wording of their prompt. A pair
+        is that of the first and of the last gene, with equal steps between.
     top_p
         Sample from the most probable tokens that together reach this probability; by default as for
         `temperature`.
     batch_size
-        Cells in a batch; by default what fits the machine.
+        Answers in a batch; by default what fits the machine.
     strict
-        Refuse a type that the model never saw; otherwise it is named in a warning and tried.
+        Refuse what the model never saw; otherwise it is named in a warning and tried.
     seed
         Decides every draw.
+    **conditions
+        Other conditions of the model's tasks, such as `abstract="…"`.
 
     Returns
     -------
     AnnData
-        `X`: reconstructed expression `log10(1 + ·)`, CSR float32 (SPEC §3); `obs`: `cell_type`, `organism`,
-        `cell_sentence`; `var`: the model's genes as written in sentences, and
-        `symbol` in original case; `uns["c2s"]["generate"]`: the request, model and versions.
+        `X`: reconstructed expression `log10(1 + ·)`, CSR float32 (SPEC §3); `obs`: each condition that was given
+        (`cell_type`, `tissue`, `organism`), `cell_sentence`, `prompt` (what the model was given), and `sample` where
+        an answer is a sample of cells; `var`: the model's genes as written in sentences, and `symbol` in original
+        case; `uns["c2s"]["generate"]`: the request as asked and as understood, seed, model and versions.
 
     Raises
     ------
     UsageError
-        The model was not trained on generation, or the request is not possible.
+        The model was not trained on such a task, or the request is not possible.
     """
-    if CONDITIONAL_CELL.id not in model.card.tasks:
-        raise UsageError(
-            f"the model was not trained on generation; its tasks: {listing(model.card.tasks) or 'none'}"
-        )
+    request = None
+    if prompt is not None:
+        if cell_type is not None or tissue is not None or conditions:
+            raise UsageError("give either a prompt or conditions, not both")
+        request = read_request(prompt, model, n, organism, strict=strict)
+        n, organism, cell_type = request.n, request.organism, request.cell_type
+        tissue = request.tissue
+        if request.unknown and per_sample is not None:
+            raise UsageError(
+                "what is not understood is answered with single cells; leave out per_sample"
+            )
+        if request.together and not request.unknown:
+            per_sample = per_sample or n
+    n = 1 if n is None else n
+    _check_numbers(n, per_sample)
+    generating_tasks(model)  # says so if there is none, before anything else is asked for
+    panel = genes
     if model.any_gene:
         if genes is None:
             raise UsageError(
                 "a released checkpoint takes any gene symbol; say which it may write: genes=…, as adata.var_names"
             )
-        model, genes = model.with_genes(genes), None
+        model, panel = model.with_genes(genes), None
+    choice = gene_choice(model, top_k, genes=panel, forbid=forbid, require=require)
+    sampling = default_sampling(model, temperature=temperature, top_p=top_p, seed=seed)
+    if request is not None and request.unknown:
+        asked = AskedCells(n, None, {}, request.text)
+    else:
+        given = {"tissue": tissue, **conditions}
+        asked = _asked(model, cell_type, given, organism, n, per_sample, choice, strict)
+    cells, prompts = write_cells(model, asked, choice, sampling, batch_size)
+    adata = _to_adata(model, cells, asked.fields, sampling)
+    adata.obs["prompt"] = pd.Categorical(prompts)
+    if asked.task is not None and asked.task.kind == "multi":
+        adata.obs["sample"] = pd.Categorical([f"{sampling.seed}-{i}" for i in asked.sample])
+    understood = str(request) if request is not None and not request.unknown else None
+    adata.uns["c2s"]["generate"]["parameters"].update(_plain({
+        "task": asked.task.id if asked.task else "as it is", "n": n, "per_sample": asked.per_sample,
+        "request": prompt, "understood": understood, "genes": panel, "forbid": forbid, "require": require,
+    }))  # fmt: skip
+    return adata
+
+
+def read_request(
+    prompt: str,
+    model: Model,
+    n: int | None = None,
+    organism: str | None = None,
+    *,
+    strict: bool = False,
+) -> GenerationRequest:
+    """Return a request as it is understood, with what was given beside it; one with unknown words is warned of.
+
+    Raises
+    ------
+    UsageError
+        The request says something else than `n` or `organism`, or it is `strict` and has unknown words.
+    """
+    request = parse_generation_request(prompt, model)
+    if organism is not None and request.organism not in (None, organism):
+        raise UsageError(
+            f"the request says {request.organism}, the organism given is {organism}; give one"
+        )
+    if n is not None and request.n not in (None, n):
+        raise UsageError(f"the request says {request.n} cells, the number given is {n}; give one")
+    if request.unknown:
+        if strict:
+            raise UsageError(request.why_unknown)
+        warn(f"{request.why_unknown}; the request goes to the model as it is")
+    return replace(request, n=request.n or n, organism=request.organism or organism)
+
+
+def _check_numbers(n: int, per_sample: int | None) -> None:
     if n < 1:
         raise UsageError(
             f"n={n} is not possible; it is the number of cells of each type, at least 1"
         )
-    if cell_type is None:
+    if per_sample is not None and per_sample < 1:
+        raise UsageError(f"per_sample={per_sample} is not possible; it is at least 1")
+
+
+def _asked(
+    model: Model,
+    cell_type: str | Sequence[str] | None,
+    given: Mapping[str, str | None],
+    organism: str | None,
+    n: int,
+    per_sample: int | None,
+    choice: GeneChoice,
+    strict: bool,
+) -> AskedCells:
+    """Return the cells of given conditions, with the task that writes them."""
+    texts = _known_texts(model, given, strict)
+    together = per_sample is not None and per_sample > 1
+    if cell_type is None and not texts and writes_every_type(model, together=together):
         cell_type = model.known("cell_type")
-    wanted = [cell_type] if isinstance(cell_type, str) else list(cell_type)
-    if not wanted:
-        raise UsageError("give cell_type=…, one type or a list of them; the model remembers none")
-    types = [model.check_condition("cell_type", str(t), strict=strict) for t in wanted]
-    organism = _organism(model, organism, strict)
-    top_k = model.card.top_k if top_k is None else top_k
-    sampling = default_sampling(model, temperature=temperature, top_p=top_p, seed=seed)
-    labels = np.repeat(np.array(types, dtype=object), n)
-    cells = generate_cells(
-        model, labels, organism, top_k=top_k, genes=genes,
-        sampling=sampling, batch_size=batch_size,
-    )  # fmt: skip
-    return cells_to_adata(model, cells, labels, organism, sampling)
+    types = None
+    if cell_type is not None:
+        types = [cell_type] if isinstance(cell_type, str) else [str(t) for t in cell_type]
+        if not types:
+            raise UsageError("give cell_type=…, one type or a list of them")
+    names = [*texts, *(["cell_type"] if types else [])]
+    task = choose_task(model, names, together=together, strict=strict)
+    types = types and [model.check_condition("cell_type", t, strict=strict) for t in types]
+    texts["organism"] = _organism(model, organism, strict)
+    total = n * len(types or [""])
+    fields = {name: np.full(total, text, dtype=object) for name, text in texts.items()}
+    if types:
+        fields = {"cell_type": np.repeat(np.array(types, dtype=object), n), **fields}
+    asked = AskedCells(total, task, fields)
+    if task.kind == "single":
+        return asked
+    if per_sample is None:
+        n_answers = -(-total // most_that_fit(model, asked, choice))
+        per_sample = -(-total // n_answers)
+    return replace(asked, per_sample=min(per_sample, total))
+
+
+def _known_texts(model: Model, given: Mapping[str, str | None], strict: bool) -> dict[str, str]:
+    """Return the conditions that were given, as the model knows them; a name that is no condition is refused."""
+    conditions = {name for task in TASKS.values() for name in task.conditions} | {*model.card.conditions}  # fmt: skip
+    conditions -= {"cell_types", "gene_set"}
+    for name in given:
+        if name not in conditions:
+            raise UsageError(
+                f"{name!r} is neither an argument of generate nor a condition; "
+                f"conditions are: {listing(sorted(conditions))}"
+            )
+    texts = {name: str(text) for name, text in given.items() if text is not None}
+    if strict:
+        for name in texts.keys() & model.card.conditions.keys():
+            model.check_condition(name, texts[name], strict=True)
+    return {name: as_known(model, name, text) for name, text in texts.items()}
 
 
 def default_sampling(
-    model: Model, *, temperature: float | None = None, top_p: float | None = None, seed: int = 0
+    model: Model,
+    *,
+    temperature: float | tuple[float, float] | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
 ) -> Sampling:
     """Return how to sample: as asked, else as chosen on validation cells in training, else unchanged."""
     chosen = model.card.generation
@@ -139,31 +277,42 @@ def cells_to_adata(
     organism, sampling
         As they were asked for.
     """
+    organisms = np.full(len(cells), organism, dtype=object)
+    return _to_adata(model, cells, {"cell_type": labels, "organism": organisms}, sampling)
+
+
+def _to_adata(
+    model: Model, cells: RankedCells, fields: Mapping[str, np.ndarray], sampling: Sampling
+) -> AnnData:
     import scipy.sparse as sp
     from anndata import AnnData
 
     known = bool(model.card.inverse)
     shape = (len(cells), len(model.vocabulary))
+    columns = {name: pd.Categorical(texts.astype(str)) for name, texts in fields.items()}
     adata = AnnData(
         X=model.inverse.expression(cells) if known else sp.csr_matrix(shape, dtype=np.float32),
         obs=pd.DataFrame(
-            {
-                "cell_type": pd.Categorical(labels.astype(str)),
-                "organism": pd.Categorical([organism] * len(cells)),
-                "cell_sentence": cells.to_text().to_pylist(),
-            },
+            {**columns, "cell_sentence": cells.to_text().to_pylist()},
             index=[f"generated-{sampling.seed}-{i}" for i in range(len(cells))],
         ),
         var=pd.DataFrame(
             {"symbol": list(model.vocabulary.symbols)}, index=list(model.vocabulary.words)
         ),
     )
-    parameters = {
-        "organism": organism, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,
+    same = {k: str(v[0]) for k, v in fields.items() if k != "cell_type" and len(v)}
+    parameters = _plain({
+        **same, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": sampling.seed, "expression": "log10(1 + x), from ranks" if known else "none",
-    }  # fmt: skip
+    })  # fmt: skip
     record(adata, "generate", model.source, parameters, [])
     return adata
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given, in a form that a file can hold."""
+    given = {k: v for k, v in parameters.items() if v is not None}
+    return {k: v if isinstance(v, (str, int, float)) else list(v) for k, v in given.items()}
 
 
 def generate_cells(
@@ -186,30 +335,14 @@ def generate_cells(
     RankedCells
         Every cell has exactly `top_k` genes.
     """
-    columns = np.arange(len(model.vocabulary))
-    if genes is not None:
-        columns = np.flatnonzero(model.vocabulary.mask(list(genes)))
-    constraint = gene_constraint(model, columns, top_k)
-    wording = model.prompts.wording(CONDITIONAL_CELL.id)
-    prompts = []
-    organisms = np.broadcast_to(np.asarray(organism, dtype=object), len(cell_types))
-    for i, cell_type in enumerate(cell_types):
-        template = wording.pick(generator(sampling.seed, "wording", i))
-        values = {"cell_type": str(cell_type), "organism": str(organisms[i])}
-        prompts.append(model.encode_prompt(CONDITIONAL_CELL.ask(template, values, None, top_k)))
-    with progress_bar("Generating", len(prompts)) as progress:
-        states = TransformersEngine(model, batch_size).generate(
-            prompts, constraint, sampling, progress
-        )
-    return RankedCells.from_columns(
-        [columns[cast(GeneSentenceState, state).genes] for state in states], model.vocabulary
-    )
-
-
-def gene_constraint(model: Model, columns: np.ndarray, top_k: int) -> GeneSentence:
-    """Return the constraint to sentences of exactly `top_k` of the given vocabulary columns."""
-    trie = TokenTrie([model.tokenizer.gene_pieces(int(column)) for column in columns])
-    return GeneSentence(trie, top_k, model.tokenizer.eos_id)
+    n = len(cell_types)
+    fields = {
+        "cell_type": np.asarray(cell_types, dtype=object),
+        "organism": np.broadcast_to(np.asarray(organism, dtype=object), n),
+    }
+    asked = AskedCells(n, CONDITIONAL_CELL, fields)
+    choice = gene_choice(model, top_k, genes=genes)
+    return write_cells(model, asked, choice, sampling, batch_size)[0]
 
 
 def _organism(model: Model, organism: str | None, strict: bool) -> str:

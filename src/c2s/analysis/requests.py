@@ -1,9 +1,9 @@
-"""Requests in plain English: "generate 7 human beta cells" becomes a task with conditions, or is refused."""
+"""Requests in plain English: "generate 7 human beta cells" becomes a number and conditions."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from c2s.common.errors import UsageError, listing, nearest
 from c2s.models.directory import Model
@@ -32,38 +32,54 @@ class GenerationRequest:
     ----------
     n
         Number of cells; None where the request names none.
-    cell_type
-        As the model knows it; None for every type.
+    cell_type, tissue
+        As the model knows them; None where the request names none.
     organism
         None where the request names none.
+    together
+        Whether the cells are to be those of one sample.
+    unknown
+        Words that are none of these; where there are any, the conditions that were found are not all that was asked.
+    text
+        The request as it was asked.
+    why_unknown
+        What the model knows instead of the unknown words.
     """
 
     n: int | None
     cell_type: str | None
     organism: str | None
+    tissue: str | None = None
+    together: bool = False
+    unknown: str = ""
+    text: str = field(default="", compare=False)
+    why_unknown: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"n={self.n or 1}, cell_type={self.cell_type or 'every type'}, organism={self.organism or 'as trained'}"
+        named = {"cell_type": self.cell_type, "tissue": self.tissue, "organism": self.organism}
+        conditions = [f"{name}={value}" for name, value in named.items() if value]
+        together = ["as one sample"] if self.together else []
+        return ", ".join([f"n={self.n or 1}", *conditions, *together])
 
 
 def parse_generation_request(text: str, model: Model) -> GenerationRequest:
     """Read a request for generated cells.
 
     The first number is how many; "human" and "mouse" name the organism; of the words that are left, the
-    longest run that is a cell type the model knows is the type. Any other condition is refused, because
-    leaving it out silently would answer another question.
+    longest run that is a cell type the model knows is the type, and the longest that is a tissue it knows is the
+    tissue. "One sample" or "one donor" asks for cells that are written together. Words that are left then are
+    `unknown`: leaving them out silently would answer another question.
 
     Raises
     ------
     UsageError
-        The request names a condition that the model never saw; the message says what it knows.
+        The request is empty, asks for no cells, names two organisms or counts genes.
 
     Examples
     --------
     >>> parse_generation_request("generate 7 human beta cells", model)  # doctest: +SKIP
     GenerationRequest(n=7, cell_type='beta', organism='Homo sapiens')
     """
-    known = model.known("cell_type")
     words = _words(text)
     if not words:
         raise UsageError("the request is empty; say for example: generate 7 human beta cells")
@@ -72,24 +88,28 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
             "the request counts genes; give the number of genes of a cell with --top-k"
         )
     organism, words = _take_organism(words, text)
-    cell_type, words = _take_type(words, known)
+    cell_type, words = _take_known(words, model.known("cell_type"))
+    tissue, words = _take_known(words, model.known("tissue"))
+    together, words = _take_together(words)
     n, words = _take_number(words)
-    rest = [w for w in words if w not in _FILLERS]
-    if rest:
-        asked = " ".join(rest)
-        close = nearest(asked, known)
-        raise UsageError(
-            f"the model never saw {asked!r}; it knows the cell types {listing(known, 20)}"
-            + "".join(f", {k} {listing(v)}" for k, v in model.card.conditions.items() if k != "cell_type")
-            + (f" (nearest: {listing(close)})" if close else "")
-        )  # fmt: skip
-    if organism is not None and organism not in model.known("organism"):
-        raise UsageError(
-            f"the model never saw {organism!r}; it knows the organism {listing(model.known('organism')) or 'none'}"
-        )
     if n is not None and n < 1:
         raise UsageError("the request asks for no cells")
-    return GenerationRequest(n, cell_type, organism)
+    unknown = " ".join(w for w in words if w not in _FILLERS)
+    return GenerationRequest(
+        n, cell_type, organism, tissue, together, unknown, text, _why(unknown, model)
+    )
+
+
+def _why(unknown: str, model: Model) -> str:
+    """Return what the model knows instead of words that are no condition of it."""
+    if not unknown:
+        return ""
+    known = {"cell_type": model.known("cell_type"), **model.card.conditions}
+    named = ", ".join(f"{k} {listing(v, 20) or 'none'}" for k, v in known.items())
+    close = nearest(unknown, [value for values in known.values() for value in values])
+    return f"the model never saw {unknown!r}; it knows: {named}" + (
+        f" (nearest: {listing(close)})" if close else ""
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -110,8 +130,8 @@ def _take_organism(words: list[str], text: str) -> tuple[str | None, list[str]]:
     return next(iter(found), None), [w for w in words if w not in used]
 
 
-def _take_type(words: list[str], known: list[str]) -> tuple[str | None, list[str]]:
-    """Return the longest known type that stands in the words as a run, and the words without it."""
+def _take_known(words: list[str], known: list[str]) -> tuple[str | None, list[str]]:
+    """Return the longest known label that stands in the words as a run, and the words without it."""
     forms = {tuple(_words(label)): label for label in known}
     for length in range(max(map(len, forms), default=0), 0, -1):
         for start in range(len(words) - length + 1):
@@ -121,6 +141,16 @@ def _take_type(words: list[str], known: list[str]) -> tuple[str | None, list[str
                 if label is not None:
                     return label, words[:start] + words[start + length :]
     return None, words
+
+
+def _take_together(words: list[str]) -> tuple[bool, list[str]]:
+    """Return whether the words ask for one sample ("one donor", "a sample of"), and the words without that."""
+    for start in range(len(words) - 1):
+        first, second = words[start : start + 2]
+        one = first in ("one", "same", "single", "a") and second in ("sample", "donor")
+        if one or (first, second) == ("sample", "of"):
+            return True, words[:start] + words[start + 2 :]
+    return False, words
 
 
 def _take_number(words: list[str]) -> tuple[int | None, list[str]]:

@@ -151,3 +151,12 @@ def genes_option(value: str | None) -> list[str] | str | None:
     if value is None or not Path(value).is_file():
         return value
     return text_lines(Path(value))
+
+
+def gene_list(value: str | None) -> list[str] | None:
+    """Return genes that are given as a file with one a line, or as `A,B,C`."""
+    if value is None:
+        return None
+    if Path(value).is_file():
+        return text_lines(Path(value))
+    return [gene.strip() for gene in value.split(",") if gene.strip()]

@@ -65,6 +65,11 @@ class FreeTextState:
         """Whether the text is complete or cut off."""
         return self.ended or len(self.tokens) >= self._constraint.max_tokens
 
+    @property
+    def progress(self) -> float:
+        """0: the answer is no cell."""
+        return 0.0
+
     def allowed(self) -> np.ndarray:
         """Return the token ids that may come next. int64, ascending."""
         return self._constraint.later if self.tokens else self._constraint.first

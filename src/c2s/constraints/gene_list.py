@@ -53,6 +53,11 @@ class GeneListState:
         self._node = 0
         self._free = constraint.trie.below.copy()  # genes at a node or below it that were not taken
 
+    @property
+    def progress(self) -> float:
+        """0: the answer is no cell."""
+        return 0.0
+
     def allowed(self) -> np.ndarray:
         """Return the token ids that may come next. int64, ascending."""
         tokens = self._open(self._node)

@@ -19,12 +19,22 @@ class Trie(NamedTuple):
     ----------
     child_start : int64, (n_nodes + 1,)
     column : int64, (n_nodes - 1,)
-        Of the token that leads to node `r + 1`; ascending among the children of a node.
+        Of the token that leads to node `r + 1`; ascending among the children of a node. −1 leads to the forms of
+        genes at the beginning of a sentence and is never taken.
     parent, item_at, below, first : int64, (n_nodes,)
     order : int64, (n_items,)
         See `TokenTrie`.
     end_column : int
         The column of the token that ends a sentence.
+    start : int
+        The node that a sentence begins in, 1 where genes have a form of their own there, else 0. The children of
+        the root that begin a later gene are those from row `start` on.
+    node_of : int64, (n_genes,)
+        Where the usual form of each gene ends.
+    required : bool, (n_genes,)
+        The genes that a sentence must have.
+    required_ranks : int64, (n_required,)
+        Where in `order` they are, ascending.
     """
 
     child_start: np.ndarray
@@ -35,6 +45,10 @@ class Trie(NamedTuple):
     order: np.ndarray
     first: np.ndarray
     end_column: int
+    start: int
+    node_of: np.ndarray
+    required: np.ndarray
+    required_ranks: np.ndarray
 
 
 class States(NamedTuple):
@@ -44,19 +58,20 @@ class States(NamedTuple):
     ----------
     node : int64, (n,)
         Inside the gene that is being written; 0 between genes.
-    n_genes, n_tokens : int64, (n,)
-        Genes that are complete, and tokens that were taken.
+    n_genes, n_tokens, n_missing : int64, (n,)
+        Genes that are complete, tokens that were taken, and required genes that are not among the complete ones.
     genes : int32, (n, genes of a sentence)
         The complete genes, as items; −1 behind them.
     used : int32, (n, n_nodes)
         How many of the complete genes end at a node or below it.
-    taken : bool, (n, n_items)
-        Whether an item is among the complete genes.
+    taken : bool, (n, n_genes)
+        Whether a gene is among the complete ones.
     """
 
     node: np.ndarray
     n_genes: np.ndarray
     n_tokens: np.ndarray
+    n_missing: np.ndarray
     genes: np.ndarray
     used: np.ndarray
     taken: np.ndarray
@@ -66,20 +81,26 @@ class States(NamedTuple):
 def allowed(trie, states, row, out):  # type: ignore[no-untyped-def]
     """Write the columns of the tokens that may come next, ascending; return how many there are."""
     node = states.node[row]
-    used = states.used[row]
+    only = only_required(trie, states, row, -1)
+    # Looked up here: a call for each of thousands of children would take most of the time.
+    below, used = trie.below, states.used[row]
     n = 0
     at, last = trie.child_start[node], trie.child_start[node + 1]
-    if not may_end(trie, states, row, node):
+    if node == 0:
+        at += trie.start
+    if not may_end(trie, states, row, node, only):
         for child in range(at + 1, last + 1):
-            if used[child] < trie.below[child]:
+            if used[child] < below[child] and (not only or _n_missing(trie, states, row, child)):
                 out[n] = trie.column[child - 1]
                 n += 1
         return n
 
     final = states.n_genes[row] + 1 == states.genes.shape[1]
     # Behind a whole gene: its own continuations, and what begins the next gene, both ascending.
-    begin, begin_last = (0, 0) if final else (trie.child_start[0], trie.child_start[1])
-    closed = _closed_if_ended(trie, used, node)
+    begin = trie.child_start[0] + trie.start
+    begin_last = begin if final else trie.child_start[1]
+    closed = -1 if final else _closed_if_ended(trie, states, row, trie.item_at[node])
+    only_behind = only_required(trie, states, row, trie.item_at[node])
     end_open = final
     while at < last or begin < begin_last or end_open:
         inside = trie.column[at] if at < last else np.int64(2**62)
@@ -89,15 +110,16 @@ def allowed(trie, states, row, out):  # type: ignore[no-untyped-def]
             n += 1
             end_open = False
         elif inside < behind:
-            if used[at + 1] < trie.below[at + 1]:
+            at += 1
+            if used[at] < below[at] and (not only or _n_missing(trie, states, row, at)):
                 out[n] = inside
                 n += 1
-            at += 1
         else:
-            if used[begin + 1] < trie.below[begin + 1] and begin + 1 != closed:
+            begin += 1
+            is_open = used[begin] < below[begin] and begin != closed
+            if is_open and (not only_behind or _n_missing(trie, states, row, begin)):
                 out[n] = behind
                 n += 1
-            begin += 1
     return n
 
 
@@ -105,23 +127,60 @@ def allowed(trie, states, row, out):  # type: ignore[no-untyped-def]
 def advance(trie, states, row, column) -> None:  # type: ignore[no-untyped-def]
     """Take an allowed token."""
     states.n_tokens[row] += 1
+    only = only_required(trie, states, row, -1)
     child = find_child(trie, states.node[row], column)
-    if child < 0 or states.used[row, child] == trie.below[child]:
+    if child < 0 or n_open(trie, states, row, child, only) == 0:
         _end_gene(trie, states, row, states.node[row])
         if states.n_genes[row] == states.genes.shape[1]:
             return
+        only = only_required(trie, states, row, -1)
         child = find_child(trie, 0, column)
     states.node[row] = child
-    open_items = trie.below[child] - states.used[row, child]
-    if may_end(trie, states, row, child) and open_items == 1:
+    if may_end(trie, states, row, child, only) and n_open(trie, states, row, child, only) == 1:
         _end_gene(trie, states, row, child)
 
 
 @njit(cache=True, nogil=True)
-def may_end(trie, states, row, node):  # type: ignore[no-untyped-def]
-    """Whether a gene ends at a node that was not written before."""
+def only_required(trie, states, row, ended):  # type: ignore[no-untyped-def]
+    """Whether as many required genes are missing as there are places left, in the gene that is being written.
+
+    `ended` is a gene that is taken to be complete already, or −1.
+    """
+    left = states.genes.shape[1] - states.n_genes[row]
+    missing = states.n_missing[row]
+    if ended >= 0:
+        left -= 1
+        missing -= trie.required[ended]
+    return missing > 0 and missing == left
+
+
+@njit(cache=True, nogil=True)
+def n_open(trie, states, row, node, only):  # type: ignore[no-untyped-def]
+    """Return how many genes at a node and below it may still be written; `only` counts none but required ones."""
+    if only:
+        return _n_missing(trie, states, row, node)
+    return trie.below[node] - states.used[row, node]
+
+
+@njit(cache=True, nogil=True)
+def _n_missing(trie, states, row, node):  # type: ignore[no-untyped-def]
+    """Return how many required genes at a node and below it are not written yet."""
+    at = np.searchsorted(trie.required_ranks, trie.first[node])
+    n = 0
+    while at < len(trie.required_ranks):
+        rank = trie.required_ranks[at]
+        if rank >= trie.first[node] + trie.below[node]:
+            break
+        n += not states.taken[row, trie.order[rank]]
+        at += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def may_end(trie, states, row, node, only):  # type: ignore[no-untyped-def]
+    """Whether a gene ends at a node that may be written; `only` is as in `n_open`."""
     item = trie.item_at[node]
-    return item >= 0 and not states.taken[row, item]
+    return item >= 0 and not states.taken[row, item] and (trie.required[item] or not only)
 
 
 @njit(cache=True, nogil=True)
@@ -139,11 +198,15 @@ def find_child(trie, node, column):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _closed_if_ended(trie, used, node):  # type: ignore[no-untyped-def]
-    """Return the child of the root that would have no genes left if the gene ended at `node`, else −1."""
+def _closed_if_ended(trie, states, row, item):  # type: ignore[no-untyped-def]
+    """Return the child of the root that would have no genes left if a gene were complete, else −1."""
+    node = trie.node_of[item]
     while trie.parent[node] > 0:
         node = trie.parent[node]
-    return node if used[node] + 1 == trie.below[node] else -1
+    only = only_required(trie, states, row, item)
+    # The gene itself is counted among the open ones, unless it is none of the required ones that are counted.
+    counted = trie.required[item] or not only
+    return node if n_open(trie, states, row, node, only) == counted else -1
 
 
 @njit(cache=True, nogil=True)
@@ -153,6 +216,8 @@ def _end_gene(trie, states, row, node) -> None:  # type: ignore[no-untyped-def]
     states.genes[row, states.n_genes[row]] = item
     states.n_genes[row] += 1
     states.taken[row, item] = True
+    states.n_missing[row] -= trie.required[item]
+    node = trie.node_of[item]
     while node > 0:
         states.used[row, node] += 1
         node = trie.parent[node]

@@ -22,6 +22,10 @@ class TokenState(Protocol):
     def done(self) -> bool:
         """Whether the answer is complete."""
 
+    @property
+    def progress(self) -> float:
+        """Where in its cell the answer stands: 0 at the first gene, 1 at the last; 0 for what is no cell."""
+
     def allowed(self) -> np.ndarray:
         """Return the token ids that may come next. int64, shape (n_allowed,), never empty unless done."""
 
@@ -66,6 +70,8 @@ class TokenTrie:
         Number of tokens of the items, in this order.
     depth
         Number of tokens of the longest item.
+    sequences : list of tuples of int
+        The token sequences.
 
     Raises
     ------
@@ -74,7 +80,7 @@ class TokenTrie:
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
-        rows = [tuple(map(int, tokens)) for tokens in sequences]
+        self.sequences = rows = [tuple(map(int, tokens)) for tokens in sequences]
         if () in rows:
             raise InputError(f"item {rows.index(())} of the trie has no tokens")
         self.order = np.array(sorted(range(len(rows)), key=rows.__getitem__), dtype=np.int64)
@@ -119,6 +125,10 @@ class TokenTrie:
         return int(self.child_start[node]) + at + 1 if found else -1
 
 
+#: Leads to the forms of genes at the beginning of a sentence; no tokenizer has it.
+_BEGINNING = -1
+
+
 class GeneSentence:
     """A cell sentence: genes of a vocabulary only, none twice, exactly `n_genes`, then the end (SPEC §17).
 
@@ -129,20 +139,29 @@ class GeneSentence:
     n_genes
         How many genes the sentence has.
     end_token
-        What ends it, the tokenizer's end of text.
+        What ends it: the tokenizer's end of text, or the first token of what stands behind the sentence.
     frequencies : float array, shape (n_items,), optional
         How often each gene is found in sentences, in any unit. It decides nothing; engines guess from it.
+    required : int array, optional
+        Items that the sentence must have. They are free to come anywhere; only when as many of them are
+        missing as there are places left, nothing else may be written.
+    beginnings : list of token sequences, optional
+        How each gene is written at the beginning of the sentence, where that is not as behind a space: the layout
+        of a pack may put a line break there.
 
     Attributes
     ----------
     tokens : int64, shape (n_columns,)
         All token ids that can ever be allowed, ascending. Engines that hold one number a token need only these;
         the states count by *column*, the position in this list.
+    n_items
+        Genes to choose from.
 
     Raises
     ------
     UsageError
-        More genes are asked for than the trie holds, or the frequencies are not one number a gene, none below 0.
+        More genes are asked for, or required, than there is room for, or the frequencies are not one number a gene,
+        none below 0.
     InputError
         A token that follows a whole gene may go on with a longer gene or begin another, so that
         what was written could not be told apart. No tokenizer that can be undone does this: behind
@@ -155,49 +174,87 @@ class GeneSentence:
         n_genes: int,
         end_token: int,
         frequencies: np.ndarray | None = None,
+        *,
+        required: Sequence[int] | np.ndarray = (),
+        beginnings: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        if not 1 <= n_genes <= trie.below[0]:
+        self.n_items = len(trie.order)
+        if not 1 <= n_genes <= self.n_items:
             raise UsageError(
-                f"a sentence of {n_genes:,} genes, none twice, cannot be made of {trie.below[0]:,} genes"
+                f"a sentence of {n_genes:,} genes, none twice, cannot be made of {self.n_items:,} genes"
             )
-        if frequencies is not None:
-            frequencies = np.asarray(frequencies, dtype=np.float64)
-            if frequencies.shape != trie.order.shape or not (frequencies >= 0).all():
-                raise UsageError(
-                    f"frequencies have shape {frequencies.shape}; they are one number, not below 0, for each of"
-                    f" {trie.below[0]:,} genes"
-                )
         self.trie, self.n_genes, self.end_token = trie, n_genes, end_token
-        self.frequencies = frequencies
-        ends_above = np.repeat(trie.item_at >= 0, np.diff(trie.child_start))
-        unclear = ends_above & np.isin(trie.child_token, [*trie.tokens(0), end_token])
+        self.frequencies = self._checked(frequencies)
+        self.required = np.unique(np.asarray(required, dtype=np.int64))
+        if len(self.required) > n_genes:
+            raise UsageError(
+                f"{len(self.required):,} genes are required, and a sentence has {n_genes:,} genes"
+            )
+        walked = trie if beginnings is None else _with_beginnings(trie, beginnings)
+        self._beginnings = trie.sequences if beginnings is None else beginnings
+        ends_above = np.repeat(walked.item_at >= 0, np.diff(walked.child_start))
+        unclear = ends_above & np.isin(walked.child_token, [*trie.tokens(0), end_token])
         if unclear.any():
             raise InputError(
-                f"token {trie.child_token[unclear][0]} may go on with a gene or begin the next one;"
+                f"token {walked.child_token[unclear][0]} may go on with a gene or begin the next one;"
                 " genes must be tokenised with the space before them"
             )
-        self.tokens = np.unique(np.append(trie.child_token, end_token))
-        self.arrays = kernels.Trie(
-            child_start=trie.child_start,
-            column=np.searchsorted(self.tokens, trie.child_token),
-            parent=trie.parent,
-            item_at=trie.item_at,
-            below=trie.below,
-            order=trie.order,
-            first=trie.first,
-            end_column=int(np.searchsorted(self.tokens, end_token)),
+        self.tokens = np.unique(np.append(walked.child_token, end_token))
+        self.tokens = self.tokens[self.tokens != _BEGINNING]
+        self.arrays = self._arrays(walked)
+
+    def _checked(self, frequencies: np.ndarray | None) -> np.ndarray | None:
+        if frequencies is None:
+            return None
+        frequencies = np.asarray(frequencies, dtype=np.float64)
+        if frequencies.shape != (self.n_items,) or not (frequencies >= 0).all():
+            raise UsageError(
+                f"frequencies have shape {frequencies.shape}; they are one number, not below 0, for each of"
+                f" {self.n_items:,} genes"
+            )
+        return frequencies
+
+    def _arrays(self, walked: TokenTrie) -> kernels.Trie:
+        """Return what the kernels walk; where genes have two forms, both are the same item."""
+        column = np.searchsorted(self.tokens, walked.child_token)
+        column[walked.child_token == _BEGINNING] = -1
+        required = np.zeros(self.n_items, dtype=np.bool_)
+        required[self.required] = True
+        order = walked.order % self.n_items
+        node_of = np.empty(self.n_items, np.int64)
+        usual = np.flatnonzero((walked.item_at >= 0) & (walked.item_at < self.n_items))
+        node_of[walked.item_at[usual]] = usual
+        return kernels.Trie(
+            child_start=walked.child_start,
+            column=column,
+            parent=walked.parent,
+            item_at=np.where(walked.item_at < 0, -1, walked.item_at % self.n_items),
+            below=walked.below,
+            order=order,
+            first=walked.first,
+            end_column=int(np.searchsorted(self.tokens, self.end_token)),
+            start=int(walked is not self.trie),
+            node_of=node_of,
+            required=required,
+            required_ranks=np.flatnonzero(required[order]),
         )
 
     @property
     def max_tokens(self) -> int:
-        """Longest possible answer in tokens: that of the genes with the most tokens."""
+        """An upper bound for the tokens of an answer: those of the genes with the most tokens."""
         longest = np.sort(self.trie.lengths)[-self.n_genes :]
-        return int(longest.sum()) + 1
+        first = max(map(len, self._beginnings)) if self.arrays.start else longest[0]
+        return int(longest[1:].sum() + first) + 1
 
     @property
     def usual_tokens(self) -> int:
         """Tokens of a sentence of genes of average length."""
         return int(np.ceil(self.n_genes * self.trie.lengths.mean()))
+
+    def n_tokens_of(self, genes: Sequence[int]) -> int:
+        """Return the number of tokens of some genes in a row, from the first of a sentence on, without its end."""
+        later = sum(len(self.trie.sequences[gene]) for gene in genes[1:])
+        return later + sum(len(self._beginnings[gene]) for gene in genes[:1])
 
     def start(self) -> GeneSentenceState:
         """Return the state before the first gene."""
@@ -206,13 +263,23 @@ class GeneSentence:
     def start_many(self, n: int) -> kernels.States:
         """Return the states of `n` sentences before their first genes, as arrays that the kernels work on."""
         return kernels.States(
-            node=np.zeros(n, np.int64),
+            node=np.full(n, self.arrays.start, np.int64),
             n_genes=np.zeros(n, np.int64),
             n_tokens=np.zeros(n, np.int64),
+            n_missing=np.full(n, len(self.required), np.int64),
             genes=np.full((n, self.n_genes), -1, np.int32),
-            used=np.zeros((n, len(self.trie.parent)), np.int32),
-            taken=np.zeros((n, int(self.trie.below[0])), np.bool_),
+            used=np.zeros((n, len(self.arrays.parent)), np.int32),
+            taken=np.zeros((n, self.n_items), np.bool_),
         )
+
+
+def _with_beginnings(trie: TokenTrie, beginnings: Sequence[Sequence[int]]) -> TokenTrie:
+    """Return a trie that also has item `n_items + g` for gene `g` at the beginning, behind `_BEGINNING`."""
+    if len(beginnings) != len(trie.order):
+        raise UsageError(
+            f"{len(beginnings):,} beginnings for {len(trie.order):,} genes; there is one a gene"
+        )
+    return TokenTrie([*trie.sequences, *([_BEGINNING, *tokens] for tokens in beginnings)])
 
 
 class GeneSentenceState:
@@ -239,10 +306,23 @@ class GeneSentenceState:
         return bool(self._states.n_genes[self._row] == self.constraint.n_genes)
 
     @property
+    def progress(self) -> float:
+        """Where the sentence stands: 0 at the first gene, 1 at the last."""
+        last = self.constraint.n_genes - 1
+        return float(min(self._states.n_genes[self._row], last) / max(last, 1))
+
+    @property
     def genes(self) -> list[int]:
         """The genes so far, as items of the trie."""
         n = self._states.n_genes[self._row]
         return self._states.genes[self._row, :n].tolist()
+
+    @property
+    def ended_by_token(self) -> bool:
+        """Whether the sentence is complete by its end token, which is written only where its last gene could go on."""
+        return self.done and bool(
+            self._states.n_tokens[self._row] > self.constraint.n_tokens_of(self.genes)
+        )
 
     def allowed(self) -> np.ndarray:
         """Return the token ids that may come next. int64, ascending."""
@@ -301,6 +381,11 @@ class OneOfState:
     def done(self) -> bool:
         """Whether an item is complete."""
         return bool(self._trie.item_at[self._node] >= 0)
+
+    @property
+    def progress(self) -> float:
+        """0: a label is no cell."""
+        return 0.0
 
     @property
     def item(self) -> int:

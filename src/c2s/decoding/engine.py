@@ -18,9 +18,7 @@ from c2s.common.seeds import cell_keys
 from c2s.constraints.answers import AnswerTree, answer_trees
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
 from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
-from c2s.decoding.sampling import Sampling, choose
-
-__all__ = ["Engine", "GradientPath", "Sampling", "TransformersEngine", "choose"]
+from c2s.decoding.sampling import Sampling
 
 if TYPE_CHECKING:
     import torch

@@ -93,6 +93,7 @@ class SentenceWriter:
         slots = takes_slots(network)
         self.network: Any = (SlotNetwork if slots else SteadyNetwork)(network, constraint.tokens)
         self.constraint, self.sampling = constraint, sampling
+        self.temperatures = sampling.temperatures_by_rank(constraint.n_genes)
         self.guesses = min(guesses, constraint.trie.depth - 1) if slots else 0
         self.passes = Passes()
         self.counts = first_counts(constraint)
@@ -154,7 +155,7 @@ class SentenceWriter:
         if self.guesses:
             kernels.guess(
                 self.constraint.arrays, states, rows, keys[rows], self.counts, _STRETCH,
-                self.sampling.temperature == 0, fed, n_fed,
+                not self.temperatures.any(), fed, n_fed,
             )  # fmt: skip
 
     def _take(
@@ -169,7 +170,7 @@ class SentenceWriter:
         sampling = self.sampling
         kernels.take(
             self.constraint.arrays, states, rows, keys[rows], fed, n_fed, np.cumsum(n_fed) - n_fed, logits,
-            float(sampling.temperature), int(sampling.top_k), float(sampling.top_p), n_taken,
+            self.temperatures, int(sampling.top_k), float(sampling.top_p), n_taken,
         )  # fmt: skip
         if self.guesses:
             kernels.learn(states, rows, n_before, self.counts, _STRETCH, _NEAR)
@@ -184,7 +185,7 @@ class SentenceWriter:
 def first_counts(constraint: GeneSentence) -> np.ndarray:
     """Return what guesses start from, before anything is written. float32, shape (n_stretches, n_genes)."""
     n_stretches = -(-constraint.n_genes // _STRETCH)
-    counts = np.full((n_stretches, int(constraint.trie.below[0])), _UNSEEN, np.float32)
+    counts = np.full((n_stretches, constraint.n_items), _UNSEEN, np.float32)
     if constraint.frequencies is not None:
         share = constraint.frequencies / max(constraint.frequencies.sum(), 1e-12)
         counts += np.float32(_PRIOR_SENTENCES * _STRETCH) * share.astype(np.float32)
@@ -232,7 +233,8 @@ def write_token_by_token(
         for row, state in enumerate(states):
             allowed[row, [pad_id] if state.done else state.allowed()] = True
         logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
-        chosen = choose(logits, sampling, uniform_numbers(keys, step))
+        progress = np.array([state.progress for state in states])
+        chosen = choose(logits, sampling, uniform_numbers(keys, step), progress)
         for state, token in zip(states, chosen.tolist(), strict=True):
             if not state.done:
                 state.advance(token)

@@ -125,7 +125,7 @@ def _keep_top_p(weights, top_p) -> None:  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def take(  # type: ignore[no-untyped-def]
-    trie, states, rows, keys, fed, n_fed, first_logits, logits, temperature, top_k, top_p, n_taken
+    trie, states, rows, keys, fed, n_fed, first_logits, logits, temperatures, top_k, top_p, n_taken
 ) -> None:  # fmt: skip
     """Draw the next tokens of each row, as far as what was fed is what is drawn.
 
@@ -139,6 +139,8 @@ def take(  # type: ignore[no-untyped-def]
     n_fed, first_logits : int64, (n,)
         How many were fed, and where in `logits` those behind the first of them are.
     logits : float32, (n_all, n_columns)
+    temperatures : float64, (genes of a sentence,)
+        While each gene is written.
     n_taken : int64, (n,)
         Written: how many tokens were drawn. All but the last of them had been guessed.
     """
@@ -149,8 +151,8 @@ def take(  # type: ignore[no-untyped-def]
         while True:
             n = constraint.allowed(trie, states, row, columns)
             column = choose_column(
-                logits[first_logits[i] + j], columns, n, temperature, top_k, top_p,
-                keys[i], states.n_tokens[row], states.node[row] > 0, weights,
+                logits[first_logits[i] + j], columns, n, temperatures[states.n_genes[row]], top_k, top_p,
+                keys[i], states.n_tokens[row], states.node[row] > trie.start, weights,
             )  # fmt: skip
             constraint.advance(trie, states, row, column)
             j += 1

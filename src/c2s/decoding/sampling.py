@@ -25,7 +25,8 @@ class Sampling:
     Attributes
     ----------
     temperature
-        Divides the logits; 0 takes the most probable token.
+        Divides the logits; 0 takes the most probable token. A pair is that of the first and of the last gene
+        of a cell; between them it goes in equal steps.
     top_k, top_p
         Keep only the most probable tokens: at most so many, or the fewest that reach this probability.
         0 and 1 keep all. The public tutorials use 50 and 0.95 (SPEC §6); a constraint needs neither.
@@ -33,21 +34,42 @@ class Sampling:
         With the position of a prompt in the request it decides every draw, whatever the batch size.
     """
 
-    temperature: float = 1.0
+    temperature: float | tuple[float, float] = 1.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        ends = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        ends = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        if min(ends) < 0:
             raise UsageError(f"temperature={self.temperature} is below 0")
+        if not np.isfinite(ends).all():
+            raise UsageError(f"temperature={self.temperature} is not a finite number")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p={self.top_p} is outside (0, 1]")
         if self.top_k < 0:
             raise UsageError(f"top_k={self.top_k} is below 0")
 
+    def temperatures(self, progress: np.ndarray) -> np.ndarray:
+        """Return the temperature at each place in a cell, 0 at its first gene and 1 at its last. float64."""
+        progress = np.asarray(progress, dtype=np.float64)
+        if not isinstance(self.temperature, tuple):
+            return np.full(progress.shape, float(self.temperature))
+        first, last = self.temperature
+        return first + (last - first) * progress
 
-def choose(logits: torch.Tensor, sampling: Sampling, uniforms: np.ndarray) -> torch.Tensor:
+    def temperatures_by_rank(self, n_genes: int) -> np.ndarray:
+        """Return the temperature of each gene of a cell. float64, shape (n_genes,)."""
+        return self.temperatures(np.arange(n_genes) / max(n_genes - 1, 1))
+
+
+def choose(
+    logits: torch.Tensor,
+    sampling: Sampling,
+    uniforms: np.ndarray,
+    progress: np.ndarray | None = None,
+) -> torch.Tensor:
     """Draw one token a row by inverting the cumulative distribution at given uniform numbers.
 
     Parameters
@@ -58,6 +80,8 @@ def choose(logits: torch.Tensor, sampling: Sampling, uniforms: np.ndarray) -> to
         Temperature, top-k, top-p.
     uniforms : float64 array, shape (batch,)
         In [0, 1).
+    progress : float array, shape (batch,), optional
+        Where in its cell each row stands, for temperatures by rank; by default at the beginning.
 
     Returns
     -------
@@ -65,9 +89,12 @@ def choose(logits: torch.Tensor, sampling: Sampling, uniforms: np.ndarray) -> to
     """
     import torch
 
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    logits = logits.double() / sampling.temperature
+    where = np.zeros(len(logits)) if progress is None else progress
+    temperature = torch.as_tensor(sampling.temperatures(where), device=logits.device)
+    greedy = logits.argmax(-1)
+    if not temperature.any():
+        return greedy
+    logits = logits.double() / temperature.where(temperature > 0, 1.0)[:, None]
     if sampling.top_k and sampling.top_k < logits.shape[-1]:
         lowest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, -torch.inf)
@@ -80,7 +107,8 @@ def choose(logits: torch.Tensor, sampling: Sampling, uniforms: np.ndarray) -> to
     cumulative = probabilities.cumsum(-1)
     at = torch.as_tensor(uniforms, device=logits.device)[:, None] * cumulative[:, -1:]
     # The first token whose cumulative probability exceeds the draw; one of probability 0 never does so first.
-    return (cumulative <= at).sum(-1).clamp(max=logits.shape[-1] - 1)
+    drawn = (cumulative <= at).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return drawn.where(temperature > 0, greedy)
 
 
 def uniform_numbers(keys: np.ndarray, step: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
@@ -67,6 +67,11 @@ class ModelCard(Config):
         default_factory=dict,
         description="Values of each condition or label that it has seen, e.g. of cell_type.",
     )
+    gene_frequencies: list[int] = Field(
+        default_factory=list,
+        description="How many training cells have each gene among their top K, in the order of the vocabulary; "
+        "empty where that was not counted. Generation guesses from it; it decides nothing.",
+    )
     inverse: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Line from rank to expression, by data set."
     )
@@ -99,6 +104,14 @@ class ModelCard(Config):
             except TypeError as error:
                 raise ValueError(f"{dataset!r} is no line from rank to expression") from error
         return inverse
+
+    @field_validator("gene_frequencies")
+    @classmethod
+    def _one_frequency_a_gene(cls, frequencies: list[int], info: ValidationInfo) -> list[int]:
+        n_genes = len(info.data.get("vocabulary", []))
+        if frequencies and (len(frequencies) != n_genes or min(frequencies) < 0):
+            raise ValueError(f"there must be {n_genes:,} numbers, none below 0")
+        return frequencies
 
     @field_validator("calibration")
     @classmethod

@@ -71,7 +71,7 @@ class TrainSettings(Config):
         ge=1,
         description="A gene is in the vocabulary if it is among the top K of so many training cells.",
     )
-    tasks: dict[Literal["cell_type", "cond_cell"], TaskMix] = Field(
+    tasks: dict[Literal["cell_type", "cond_cell", "sc_lm"], TaskMix] = Field(
         min_length=1, description="Tasks to train on, with their weights and how cells are varied."
     )
     prompts: str = Field("c2s", description="Prompt pack.")
@@ -380,6 +380,9 @@ def build_model(
         tasks=sorted(recipe.tasks),
         conditions=conditions,
         inverse={dataset: cells.inverse.to_dict()},
+        gene_frequencies=np.bincount(
+            cells.ranked(train, recipe.top_k, recipe.seed).genes, minlength=len(cells.vocabulary)
+        ).tolist(),
     )
     tokenizer = CellTokenizer(backend, cells.vocabulary, "genes")
     # A gene is one token; of what else an example holds, the longest text of each task counts.
@@ -504,7 +507,7 @@ def choose_temperature(
     Two cells are generated for each validation cell, of its type; test cells are not looked at.
     """
     from c2s.analysis.generate import generate_cells
-    from c2s.decoding.engine import Sampling
+    from c2s.decoding.sampling import Sampling
     from c2s.evaluate.generation import Space
     from c2s.metrics import energy_distance
 
