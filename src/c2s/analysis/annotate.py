@@ -17,7 +17,8 @@ from c2s.analysis.cells import (
 )
 from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
-from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.engine import Engine
+from c2s.decoding.opening import EngineName, open_engine
 from c2s.decoding.prompts import label_prompts
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
@@ -49,6 +50,7 @@ def annotate(
     strict: bool = False,
     seed: int = 0,
     copy: bool = False,
+    engine: EngineName | Engine = "transformers",
 ) -> AnnData | None:
     """Name the type of every cell, from a list of labels, with a probability.
 
@@ -96,6 +98,8 @@ def annotate(
         Draws ties, and wordings beyond the first view.
     copy
         Return a changed copy instead of writing into `adata`.
+    engine
+        What runs the model: "transformers", "vllm", or an open engine. The answers are the same, up to rounding.
 
     Returns
     -------
@@ -139,7 +143,7 @@ def annotate(
         raise UsageError(f"unknown={unknown!r} is one of the labels; give another name")
     probabilities = label_probabilities(
         adata, model, labels, organism=organism, views=views, top_k=top_k, genes=genes, layer=layer,
-        gene_names=gene_names, batch_size=batch_size, seed=seed, temperature=temperature,
+        gene_names=gene_names, batch_size=batch_size, seed=seed, temperature=temperature, engine=engine,
     )  # fmt: skip
     confidence = probabilities.max(1)
     adata.obs[key_added] = _best(probabilities, labels, min_confidence, unknown)
@@ -237,6 +241,7 @@ def label_probabilities(
     batch_size: int | None = None,
     seed: int = 0,
     temperature: float | None = None,
+    engine: EngineName | Engine = "transformers",
 ) -> np.ndarray:
     """Return the probability of each label for each cell; NaN for a cell without any known gene.
 
@@ -255,7 +260,7 @@ def label_probabilities(
     temperature = model_temperature(model, temperature)
     scores = label_scores(
         adata, model, labels, organism=organism, views=views, top_k=top_k, genes=genes, layer=layer,
-        gene_names=gene_names, batch_size=batch_size, seed=seed,
+        gene_names=gene_names, batch_size=batch_size, seed=seed, engine=engine,
     )  # fmt: skip
     return probabilities_of(scores, temperature)
 
@@ -289,6 +294,7 @@ def label_scores(
     gene_names: Mapping[str, str] | str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    engine: EngineName | Engine = "transformers",
 ) -> np.ndarray:
     """Return log p of writing each label and then ending, behind each cell; NaN for one without any known gene.
 
@@ -303,7 +309,7 @@ def label_scores(
     InputError, UsageError
         As `annotate`.
     """
-    engine = TransformersEngine(model, batch_size)
+    opened = open_engine(model, engine, batch_size)
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     response = model.prompts.wording(CELL_TYPE.id).response
     answers = [
@@ -327,7 +333,7 @@ def label_scores(
             )
             rows = np.flatnonzero(cells.lengths > 0)
             prompts = label_prompts(model, CELL_TYPE, cells, texts, rows, view, seed)
-            scores[view, rows] = engine.score(prompts, answers, progress)
+            scores[view, rows] = opened.score(prompts, answers, progress)
     return scores
 
 

@@ -14,7 +14,8 @@ from c2s.common.errors import UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
 from c2s.constraints.trie import GeneSentence, GeneSentenceState, TokenTrie
-from c2s.decoding.engine import Sampling, TransformersEngine
+from c2s.decoding.engine import Engine, Sampling
+from c2s.decoding.opening import EngineName, open_engine
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CONDITIONAL_CELL
 
@@ -35,6 +36,7 @@ def generate(
     batch_size: int | None = None,
     strict: bool = False,
     seed: int = 0,
+    engine: EngineName | Engine = "transformers",
 ) -> AnnData:
     """Generate cells of given types.
 
@@ -67,6 +69,8 @@ def generate(
         Refuse a type that the model never saw; otherwise it is named in a warning and tried.
     seed
         Decides every draw.
+    engine
+        What runs the model: "transformers", "vllm", or an open engine. The cells are the same, up to rounding.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def generate(
     labels = np.repeat(np.array(types, dtype=object), n)
     cells = generate_cells(
         model, labels, organism, top_k=top_k, genes=genes,
-        sampling=sampling, batch_size=batch_size,
+        sampling=sampling, batch_size=batch_size, engine=engine,
     )  # fmt: skip
     return cells_to_adata(model, cells, labels, organism, sampling)
 
@@ -169,6 +173,7 @@ def generate_cells(
     sampling: Sampling,
     genes: Sequence[str] | None = None,
     batch_size: int | None = None,
+    engine: EngineName | Engine = "transformers",
 ) -> RankedCells:
     """Generate one cell for each entry of `cell_types`, as ranked cells.
 
@@ -191,10 +196,9 @@ def generate_cells(
         template = wording.pick(generator(sampling.seed, "wording", i))
         values = {"cell_type": str(cell_type), "organism": str(organisms[i])}
         prompts.append(model.tokenizer.encode(CONDITIONAL_CELL.ask(template, values, None, top_k)))
+    opened = open_engine(model, engine, batch_size)
     with progress_bar("Generating", len(prompts)) as progress:
-        states = TransformersEngine(model, batch_size).generate(
-            prompts, constraint, sampling, progress
-        )
+        states = opened.generate(prompts, constraint, sampling, progress)
     return RankedCells.from_columns(
         [columns[cast(GeneSentenceState, state).genes] for state in states], model.vocabulary
     )

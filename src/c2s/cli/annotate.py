@@ -13,6 +13,7 @@ from c2s.cli.options import (
     Debug,
     Device,
     Dtype,
+    EngineOption,
     Genes,
     Input,
     Layer,
@@ -89,6 +90,7 @@ def annotate(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
+    engine: EngineOption = "transformers",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse labels that the model never saw.")
     ] = False,
@@ -107,10 +109,11 @@ def annotate(
             f"{source}: obs has no column {truth!r}; it has: {', '.join(map(str, adata.obs.columns)) or 'none'}"
         )
     run(
-        adata, open_model(model, device, dtype), labels or None, key_added=key,
+        adata, open_model(model, device, dtype, engine), labels or None, key_added=key,
         confidence_key=confidence_key, top_n=top_n, entropy_key=entropy_key,
         min_confidence=min_confidence, unknown=unknown, views=views,
         genes=genes_option(genes), layer=layer, top_k=top_k, batch_size=batch_size, strict=strict, seed=seed,
+        engine=engine,
     )  # fmt: skip
     write_h5ad(adata, out)
     counts = {str(k): int(v) for k, v in adata.obs[key].value_counts().items() if v}

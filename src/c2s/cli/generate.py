@@ -16,6 +16,7 @@ from c2s.cli.options import (
     Debug,
     Device,
     Dtype,
+    EngineOption,
     ModelName,
     OptionalOut,
     Seed,
@@ -78,6 +79,7 @@ def generate(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
+    engine: EngineOption = "transformers",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a type that the model never saw.")
     ] = False,
@@ -93,7 +95,7 @@ def generate(
         raise UsageError("give either --prompt or --cell-type, not both")
     if out is not None:
         check_out(out, ".h5ad")
-    loaded = open_model(model, device, dtype)
+    loaded = open_model(model, device, dtype, engine)
     wanted: list[str] | None = cell_type
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)
@@ -109,7 +111,7 @@ def generate(
     panel = text_lines(genes) if genes is not None else None
     adata = run(
         loaded, wanted, n or 1, organism=organism, top_k=top_k, genes=panel, temperature=temperature, top_p=top_p,
-        batch_size=batch_size, strict=strict, seed=seed,
+        batch_size=batch_size, strict=strict, seed=seed, engine=engine,
     )  # fmt: skip
     if out is not None:
         write_h5ad(adata, out)

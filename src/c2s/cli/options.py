@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from c2s.cli.files import text_lines
+from c2s.common.errors import UsageError
 
 if TYPE_CHECKING:
     from c2s.models.directory import Model
@@ -70,13 +71,25 @@ BatchSize = Annotated[
         "--batch-size", help="Cells in a batch; by default what fits.", min=1, show_default=False
     ),
 ]
+EngineOption = Annotated[
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What runs the model; vllm needs the extra of that name."),
+]
 
 
-def open_model(name: str | None, device: str | None, dtype: str | None) -> Model:
-    """Return the model that `--model` names, by default the demo's."""
+def open_model(
+    name: str | None, device: str | None, dtype: str | None, engine: str = "transformers"
+) -> Model:
+    """Return the model that `--model` names, by default the demo's; vLLM reads its weights itself."""
     from c2s.models.directory import find_model, load_model
 
-    return load_model(find_model(name), device=device, dtype=dtype)
+    if engine != "vllm":
+        return load_model(find_model(name), device=device, dtype=dtype)
+    if device is not None:
+        raise UsageError(
+            "--device is for the transformers engine; vllm takes what it was built for"
+        )
+    return load_model(find_model(name), dtype=dtype, weights=False)
 
 
 def genes_option(value: str | None) -> list[str] | str | None:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -116,12 +116,35 @@ class ModelCard(Config):
         )
 
 
-class Model:
-    """A language model that reads and writes cells: network, tokenizer and card.
+class WeightFiles(NamedTuple):
+    """Where the weights of a model lie that was opened without them, and how they are wanted.
 
     Attributes
     ----------
-    network : transformers.PreTrainedModel
+    folder
+        With `config.json` and safetensors.
+    dtype
+        As in `load_model`.
+    """
+
+    folder: Path
+    dtype: str | None
+
+
+class Model:
+    """A language model that reads and writes cells: network, tokenizer and card.
+
+    Parameters
+    ----------
+    network
+        None for a model that was opened without its weights.
+    tokenizer, card, source
+        As the attributes.
+    files
+        Where the weights of a model without a network lie.
+
+    Attributes
+    ----------
     tokenizer : CellTokenizer
     card : ModelCard
     source : str
@@ -129,12 +152,39 @@ class Model:
     """
 
     def __init__(
-        self, network: PreTrainedModel, tokenizer: CellTokenizer, card: ModelCard, source: str = ""
+        self,
+        network: PreTrainedModel | None,
+        tokenizer: CellTokenizer,
+        card: ModelCard,
+        source: str = "",
+        files: WeightFiles | None = None,
     ) -> None:
-        self.network = network
+        self._network = network
         self.tokenizer = tokenizer
         self.card = card
         self.source = source
+        self.files = files
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The network.
+
+        Raises
+        ------
+        UsageError
+            The model was opened without its weights.
+        """
+        if self._network is None:
+            raise UsageError(
+                f"{self.source}: the model was opened without its weights, for an engine that reads them itself;"
+                " open it with load_model(…, weights=True)"
+            )
+        return self._network
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the network is in memory."""
+        return self._network is not None
 
     @property
     def vocabulary(self) -> GeneVocabulary:
@@ -159,8 +209,9 @@ class Model:
         return sum(p.numel() for p in self.network.parameters())
 
     def __repr__(self) -> str:
+        weights = f"{self.n_parameters:,} parameters" if self.has_network else "without weights"
         return (
-            f"Model({self.source or self.network.config.model_type}: {self.n_parameters:,} parameters, "
+            f"Model({self.source or self.network.config.model_type}: {weights}, "
             f"{len(self.vocabulary):,} genes, top {self.card.top_k}, tasks {listing(self.card.tasks) or 'none'})"
         )
 
@@ -239,7 +290,11 @@ def library_versions() -> dict[str, str]:
 
 
 def load_model(
-    path_or_id: str | os.PathLike[str], *, dtype: str | None = None, device: str | None = None
+    path_or_id: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    weights: bool = True,
 ) -> Model:
     """Load a model directory.
 
@@ -252,6 +307,8 @@ def load_model(
         "float32", "bfloat16" or "float16"; by default as saved.
     device
         "cpu", "cuda", "mps"; by default "cuda" where there is a GPU, else "cpu".
+    weights
+        False leaves the weights where they are, for an engine that reads them itself, such as vLLM.
 
     Raises
     ------
@@ -272,6 +329,8 @@ def load_model(
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    if not weights:
+        return Model(None, tokenizer, card, source, WeightFiles(folder, _known_dtype(dtype)))
     network = load_network(folder, dtype=dtype)
     rows = network.get_input_embeddings().weight.shape[0]
     if len(tokenizer.backend) > rows:
@@ -362,8 +421,7 @@ def load_network(
     UsageError
         `dtype` is none of those that `load_model` names.
     """
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
+    dtype = _known_dtype(dtype)
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -389,6 +447,12 @@ def load_network(
             f"({listing(unfit, 2)}); the folder is damaged, save or download it anew"
         )
     return network
+
+
+def _known_dtype(dtype: str | None) -> str | None:
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
+    return dtype
 
 
 def resolve_device(device: str | None = None) -> str:
