@@ -15,7 +15,6 @@ from c2s.common.errors import C2SError, InputError, UsageError
 from c2s.constraints.trie import GeneSentence, OneOf, TokenTrie
 from c2s.decoding.engine import Sampling, TransformersEngine
 from c2s.decoding.opening import open_engine
-from c2s.decoding.vllm_engine import VllmEngine
 from c2s.models.directory import load_model
 from c2s.tokens.tokenizer import CellTokenizer
 
@@ -159,7 +158,7 @@ class TestOtherConstraints:
 
         import cloudpickle
 
-        model, plain, vllm = engines
+        _, plain, vllm = engines
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # vLLM cannot import tests
         constraint = TwoOf(np.arange(20, 40))
         wanted = [s.taken for s in plain.generate(prompts, constraint, Sampling(seed=1))]
