@@ -19,7 +19,8 @@ STAMP := $(VENV)/.installed
 # A person wants to see that something happens during a long download; a log does not.
 QUIET := $(if $(CI),--quiet)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(QUIET)
-VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check $(QUIET)
+# Most of what is installed there is never imported, so nothing is compiled beforehand.
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check --no-compile $(QUIET)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast test-vllm tokenizers lint docs clean clean-all

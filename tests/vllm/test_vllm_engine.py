@@ -29,7 +29,8 @@ NEAR = 1e-3
 def engines(request, make_tokenizer, make_model, tmp_path_factory):
     """The model, and both engines on it; vLLM reads the weights from the model directory."""
     # Heads of 32 numbers: vLLM's attention on a CPU takes no smaller ones.
-    model = make_model(make_tokenizer(GENES, "genes"), request.param, hidden=128, spread=0.15)
+    tokenizer = make_tokenizer(GENES, "genes")
+    model = make_model(tokenizer, request.param, card={"top_k": 8}, hidden=128, spread=0.15)
     folder = tmp_path_factory.mktemp("vllm") / "model"
     model.save(folder)
     vllm = open_engine(load_model(folder, weights=False), "vllm", batch_size=8)
@@ -206,6 +207,24 @@ def test_longer_than_the_context(engines, prompts):
     with pytest.raises(UsageError, match=r"context is 512; ask for fewer genes"):
         vllm.generate([np.resize(long, len(long) + 1)], constraint, Sampling())
     assert vllm.generate([], constraint, Sampling()) == []
+
+
+def test_verbs(engines, cut):
+    import c2s
+
+    model, _, vllm = engines
+    made = [
+        c2s.tl.generate(model, "beta", 3, top_k=5, seed=1, engine=engine)
+        for engine in ("transformers", vllm)
+    ]
+    sentences = [list(adata.obs["cell_sentence"]) for adata in made]
+    assert sum(a == b for a, b in zip(*sentences, strict=True)) >= 2
+    found = [
+        c2s.tl.annotate(cut[:6].copy(), model, engine=engine, copy=True)
+        for engine in ("transformers", vllm)
+    ]
+    confidence = [adata.obs["c2s_confidence"].to_numpy() for adata in found]
+    np.testing.assert_allclose(confidence[1], confidence[0], atol=1e-3)
 
 
 def test_embedding_names_the_other_engine(engines, prompts):
