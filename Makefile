@@ -11,14 +11,19 @@ TORCH ?= $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 # The published networks that the scGPT encoder is checked against; what it depends on is not installed.
 SCGPT := $(shell grep '^scgpt==' constraints.txt)
 
+# vLLM's tests have an environment of their own, since it needs other versions of some libraries.
+VLLM_VENV ?= .venv-vllm
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A person wants to see that something happens during a long download; a log does not.
 QUIET := $(if $(CI),--quiet)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(QUIET)
+# Most of what is installed there is never imported, so nothing is compiled beforehand.
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check --no-compile $(QUIET)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast tokenizers lint docs clean clean-all
+.PHONY: help install demo test test-fast test-vllm tokenizers lint docs clean clean-all
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +53,17 @@ test: $(STAMP) ## run all tests
 test-fast: $(STAMP) ## run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto $(ARGS)
 
+test-vllm: $(VLLM_VENV)/.installed ## run the tests of the vLLM engine in .venv-vllm
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm $(ARGS)
+
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	@echo "Installing into $(VLLM_VENV) (some minutes, once)"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) -c constraints-vllm.txt $(TORCH)
+	$(VLLM_PIP) --no-deps -r constraints-vllm.txt
+	$(VLLM_PIP) --no-deps -e .
+	@touch $@
+
 tokenizers: $(STAMP) ## fetch the tokenizers of real models into .tokenizers/; some tests need them
 	$(BIN)/python scripts/fetch_tokenizers.py .tokenizers
 
@@ -65,5 +81,5 @@ clean: ## remove what was built and what tools remember
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks scripts docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-all: clean ## remove .venv and demo/ too
-	rm -rf $(VENV) demo
+clean-all: clean ## remove .venv, .venv-vllm and demo/ too
+	rm -rf $(VENV) $(VLLM_VENV) demo

@@ -455,3 +455,20 @@ class TestPlacement:
         config = asked["quantization_config"]
         assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
         assert asked["device_map"] == {"": "cpu"}
+
+
+class TestWithoutWeights:
+    def test_all_but_the_network(self, saved):
+        whole, model = (load_model(saved, device="cpu", weights=w) for w in (True, False))
+        assert (whole.has_network, model.has_network) == (True, False)
+        assert (model.card, model.source) == (whole.card, whole.source)
+        assert model.files.folder == saved
+        assert model.files.dtype is None
+        assert "without weights" in repr(model)
+        with pytest.raises(UsageError, match="opened without its weights"):
+            _ = model.network
+
+    def test_the_weights_are_not_read(self, copy):
+        (copy / "model.safetensors").unlink()
+        assert load_model(copy, weights=False, dtype="bfloat16").files.dtype == "bfloat16"
+        assert "unknown" in refused(copy, UsageError, weights=False, dtype="int3")

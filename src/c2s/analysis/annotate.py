@@ -15,7 +15,8 @@ from c2s.analysis.work import CHUNK, Columns, chunks, fill
 from c2s.cells.sentences import report_empty, unique_cell_ids
 from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
-from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.engine import Engine
+from c2s.decoding.opening import EngineName, open_engine
 from c2s.decoding.prompts import label_prompts
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
@@ -53,6 +54,7 @@ def annotate(
     strict: bool = False,
     seed: int = 0,
     copy: bool = False,
+    engine: EngineName | Engine = "transformers",
 ) -> AnnData | None:
     """Name the type of every cell, from a list of labels, with a probability.
 
@@ -117,6 +119,8 @@ def annotate(
         Draws ties, and wordings beyond the first view.
     copy
         Return a changed copy instead of writing into `adata`.
+    engine
+        What runs the model: "transformers", "vllm", or an open engine. The answers are the same, up to rounding.
 
     Returns
     -------
@@ -147,7 +151,7 @@ def annotate(
         probabilities_key=probabilities_key, top_n=top_n, entropy_key=entropy_key, min_confidence=min_confidence,
         unknown=unknown, ontology=ontology, labels_below=labels_below, every_term=every_term, back_off=back_off,
         temperature=temperature, organism=organism, views=views, top_k=top_k, genes=genes,
-        gene_names=gene_names, batch_size=batch_size, strict=strict, seed=seed,
+        gene_names=gene_names, batch_size=batch_size, strict=strict, seed=seed, engine=engine,
     )  # fmt: skip
     fill(adata, work, chunk_size)
     return adata if copy else None
@@ -190,6 +194,7 @@ class Annotation:
         batch_size: int | None = None,
         strict: bool = False,
         seed: int = 0,
+        engine: EngineName | Engine = "transformers",
     ) -> None:
         check_model(model, views)
         if min_confidence is not None and not 0 <= min_confidence <= 1:
@@ -231,7 +236,7 @@ class Annotation:
         }
         self._scorer = LabelScorer(
             rows, model, self.labels, organism=organism, views=views, top_k=top_k, genes=genes,
-            gene_names=gene_names, batch_size=batch_size, seed=seed,
+            gene_names=gene_names, batch_size=batch_size, seed=seed, engine=engine,
         )  # fmt: skip
         self.parameters = {
             "labels": self.labels, "views": views, "top_k": model.card.top_k if top_k is None else top_k,
@@ -355,6 +360,7 @@ def label_probabilities(
     batch_size: int | None = None,
     seed: int = 0,
     temperature: float | None = None,
+    engine: EngineName | Engine = "transformers",
 ) -> np.ndarray:
     """Return the probability of each label for each cell; NaN for a cell without any known gene.
 
@@ -373,7 +379,7 @@ def label_probabilities(
     temperature = model_temperature(model, temperature)
     scores = label_scores(
         adata, model, labels, organism=organism, views=views, top_k=top_k, genes=genes, layer=layer,
-        gene_names=gene_names, batch_size=batch_size, seed=seed,
+        gene_names=gene_names, batch_size=batch_size, seed=seed, engine=engine,
     )  # fmt: skip
     return probabilities_of(scores, temperature)
 
@@ -407,6 +413,7 @@ def label_scores(
     gene_names: Mapping[str, str] | str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    engine: EngineName | Engine = "transformers",
 ) -> np.ndarray:
     """Return log p of writing each label and then ending, behind each cell; NaN for one without any known gene.
 
@@ -423,7 +430,7 @@ def label_scores(
     """
     scorer = LabelScorer(
         Rows.of(adata, layer), model, labels, organism=organism, views=views, top_k=top_k, genes=genes,
-        gene_names=gene_names, batch_size=batch_size, seed=seed,
+        gene_names=gene_names, batch_size=batch_size, seed=seed, engine=engine,
     )  # fmt: skip
     with progress_bar("Annotating", adata.n_obs * views) as progress:
         parts = [scorer.scores(*rows, progress) for rows in chunks(adata.n_obs, CHUNK)]
@@ -454,11 +461,12 @@ class LabelScorer:
         gene_names: Mapping[str, str] | str | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        engine: EngineName | Engine = "transformers",
     ) -> None:
         unique_cell_ids(rows.obs.index)
         model = opened_for(rows.var, model, gene_names)
         self.rows, self.model, self.views, self.seed, self.top_k = rows, model, views, seed, top_k
-        self._engine = TransformersEngine(model, batch_size)
+        self._engine = open_engine(model, engine, batch_size)
         self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
         self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
         response = model.prompts.wording(CELL_TYPE.id).response

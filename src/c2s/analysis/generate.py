@@ -16,6 +16,8 @@ from c2s.analysis.write_cells import AskedCells, gene_choice, most_that_fit, wri
 from c2s.cells.ranked import RankedCells
 from c2s.common.errors import UsageError, listing, warn
 from c2s.decoding.answers import GeneChoice
+from c2s.decoding.engine import Engine
+from c2s.decoding.opening import EngineName
 from c2s.decoding.prompts import as_known
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
@@ -44,6 +46,7 @@ def generate(
     batch_size: int | None = None,
     strict: bool = False,
     seed: int = 0,
+    engine: EngineName | Engine = "transformers",
     **conditions: str,
 ) -> AnnData:
     """Generate cells.
@@ -94,6 +97,8 @@ def generate(
         Refuse what the model never saw; otherwise it is named in a warning and tried.
     seed
         Decides every draw.
+    engine
+        What runs the model: "transformers", "vllm", or an open engine. The cells are the same, up to rounding.
     **conditions
         Other conditions of the model's tasks, such as `abstract="…"`.
 
@@ -140,7 +145,7 @@ def generate(
     else:
         given = {"tissue": tissue, **conditions}
         asked = _asked(model, cell_type, given, organism, n, per_sample, choice, strict)
-    cells, prompts = write_cells(model, asked, choice, sampling, batch_size)
+    cells, prompts = write_cells(model, asked, choice, sampling, batch_size, engine)
     adata = _to_adata(model, cells, asked.fields, sampling)
     adata.obs["prompt"] = pd.Categorical(prompts)
     if asked.task is not None and asked.task.kind == "multi":
@@ -324,6 +329,7 @@ def generate_cells(
     sampling: Sampling,
     genes: Sequence[str] | None = None,
     batch_size: int | None = None,
+    engine: EngineName | Engine = "transformers",
 ) -> RankedCells:
     """Generate one cell for each entry of `cell_types`, as ranked cells.
 
@@ -342,7 +348,7 @@ def generate_cells(
     }
     asked = AskedCells(n, CONDITIONAL_CELL, fields)
     choice = gene_choice(model, top_k, genes=genes)
-    return write_cells(model, asked, choice, sampling, batch_size)[0]
+    return write_cells(model, asked, choice, sampling, batch_size, engine)[0]
 
 
 def _organism(model: Model, organism: str | None, strict: bool) -> str:

@@ -16,7 +16,8 @@ from c2s.common.seeds import generator
 from c2s.constraints.samples import CellSampleState
 from c2s.constraints.trie import GeneSentenceState
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
-from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.engine import Engine
+from c2s.decoding.opening import EngineName, open_engine
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
@@ -111,6 +112,7 @@ def write_cells(
     choice: GeneChoice,
     sampling: Sampling,
     batch_size: int | None = None,
+    engine: EngineName | Engine = "transformers",
 ) -> tuple[RankedCells, list[str]]:
     """Write the cells that are asked for, each answer in a wording drawn by the seed.
 
@@ -122,14 +124,14 @@ def write_cells(
     prompts = _prompts(model, asked, choice.n_genes, sampling.seed)
     sizes = asked.sizes
     cells: list[list[np.ndarray]] = [[] for _ in prompts]
-    engine = TransformersEngine(model, batch_size)
+    opened = open_engine(model, engine, batch_size)
     with progress_bar("Generating", len(prompts)) as progress:
         for order, size in enumerate(sorted({int(s) for s in sizes}, reverse=True)):
             rows = np.flatnonzero(sizes == size)
             begin, constraint = answer_constraint(model, _texts_around(model, asked, size), choice)
             ids = [np.append(model.encode_prompt(prompts[row]), begin) for row in rows]
             # The draws of a prompt belong to its place in the call: another call needs another seed.
-            states = engine.generate(ids, constraint, _reseeded(sampling, order), progress)
+            states = opened.generate(ids, constraint, _reseeded(sampling, order), progress)
             for row, state in zip(rows, states, strict=True):
                 cells[row] = [choice.columns[genes] for genes in _cells_of(state)]
     texts = [model.tokenizer.text(prompt) for prompt in prompts]
@@ -144,7 +146,7 @@ def most_that_fit(model: Model, asked: AskedCells, choice: GeneChoice) -> int:
 
     The longest wording and the longest genes are taken, as the engine does.
     """
-    context = getattr(model.network.config, "max_position_embeddings", None)
+    context = getattr(model.config, "max_position_embeddings", None)
     if context is None:
         return asked.n
     lengths = np.sort(np.diff(model.tokenizer.gene_tokens.indptr)[choice.columns])

@@ -18,6 +18,7 @@ from c2s.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    EngineOption,
     Genes,
     Input,
     Layer,
@@ -184,6 +185,7 @@ def annotate(
     quantize: Quantize = None,
     batch_size: BatchSize = None,
     chunk_size: ChunkSize = None,
+    engine: EngineOption = "transformers",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse labels that the model never saw.")
     ] = False,
@@ -213,13 +215,13 @@ def annotate(
             from c2s.analysis.annotate import Annotation
 
             _check_truth(source, rows.obs, truth)
-            asked = open_model(model, device, dtype, device_map, quantize, profile, prompts)
+            asked = open_model(model, device, dtype, device_map, quantize, profile, prompts, engine)
             made.append(
                 Annotation(
                     rows, asked, wanted, key_added=column, confidence_key=sure, top_n=top_n,
                     entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
                     ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off,
-                    **shared,
+                    engine=engine, **shared,
                 )
             )  # fmt: skip
             return made[-1]
@@ -231,7 +233,7 @@ def annotate(
             "--views": views > 1, "--top-n": top_n, "--entropy-key": entropy_key, "--back-off": back_off,
             "--min-confidence": min_confidence is not None, "--labels-below": labels_below,
             "--every-term": every_term, "--ontology": ontology, "--label-terms": label_terms,
-            "--chunk-size": chunk_size,
+            "--chunk-size": chunk_size, "--engine": engine != "transformers",
         }  # fmt: skip
         if given := [option for option, value in alone.items() if value]:
             raise UsageError(f"{given[0]} goes with --what cell_type, not with {what}")

@@ -19,6 +19,7 @@ from c2s.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    EngineOption,
     ModelName,
     OptionalOut,
     Profile,
@@ -134,6 +135,7 @@ def generate(
     device_map: DeviceMap = None,
     quantize: Quantize = None,
     batch_size: BatchSize = None,
+    engine: EngineOption = "transformers",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what the model never saw.")
     ] = False,
@@ -152,7 +154,7 @@ def generate(
         )
     if out is not None:
         check_out(out, ".h5ad")
-    loaded = open_model(model, device, dtype, device_map, quantize, profile, prompts)
+    loaded = open_model(model, device, dtype, device_map, quantize, profile, prompts, engine)
     if prompt is not None:
         request = parse_generation_request(prompt, loaded)
         if not request.unknown:
@@ -162,7 +164,8 @@ def generate(
         loaded, cell_type, n, tissue=tissue, organism=organism, prompt=prompt, per_sample=per_sample, top_k=top_k,
         genes=gene_names(genes) if genes is not None else None, forbid=gene_list(forbid), require=gene_list(require),
         temperature=start if temperature_end is None else (cast(float, start), temperature_end), top_p=top_p,
-        batch_size=batch_size, strict=strict, seed=seed, **_conditions(condition or [], signature(run).parameters),
+        batch_size=batch_size, strict=strict, seed=seed, engine=engine,
+        **_conditions(condition or [], signature(run).parameters),
     )  # fmt: skip
     if out is not None:
         write_h5ad(adata, out)

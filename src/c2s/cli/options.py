@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from c2s.cli.files import text_lines
+from c2s.common.errors import UsageError
 
 if TYPE_CHECKING:
     from c2s.models.directory import Model
@@ -94,6 +95,10 @@ BatchSize = Annotated[
         "--batch-size", help="Cells in a batch; by default what fits.", min=1, show_default=False
     ),
 ]
+EngineOption = Annotated[
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What runs the model; vllm needs the extra of that name."),
+]
 
 ChunkSize = Annotated[
     int | None,
@@ -126,13 +131,21 @@ def open_model(
     quantize: str | None = None,
     profile: str | None = None,
     prompts: str | None = None,
+    engine: str = "transformers",
 ) -> Model:
-    """Return the model that `--model` names, by default the demo's."""
+    """Return the model that `--model` names, by default the demo's; vLLM reads its weights itself."""
     from c2s.models.directory import find_model, load_model
 
+    given = {"--device": device, "--device-map": device_map, "--quantize": quantize}
+    if engine == "vllm":
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"{option} is for the transformers engine; vllm takes what it was built for"
+                )
     return load_model(
         find_model(name), profile=profile, prompts=prompts, device=device, dtype=dtype, device_map=device_map,
-        quantize=quantize,
+        quantize=quantize, weights=engine != "vllm",
     )  # fmt: skip
 
 

@@ -578,12 +578,22 @@ class TransformersEngine:
 
     def _check_context(self, n_tokens: int) -> None:
         config: Any = self.network.config
-        context = getattr(config, "max_position_embeddings", None)
-        if context is not None and n_tokens > context:
-            raise UsageError(
-                f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
-                "ask for fewer genes (top_k)"
-            )
+        check_context(getattr(config, "max_position_embeddings", None), n_tokens)
+
+
+def check_context(context: int | None, n_tokens: int) -> None:
+    """Refuse what does not fit into a model's context.
+
+    Raises
+    ------
+    UsageError
+        It is longer.
+    """
+    if context is not None and n_tokens > context:
+        raise UsageError(
+            f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
+            "ask for fewer genes (top_k)"
+        )
 
 
 def _common_beginning(prompts: Sequence[np.ndarray]) -> int:

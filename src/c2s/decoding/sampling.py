@@ -41,7 +41,6 @@ class Sampling:
 
     def __post_init__(self) -> None:
         ends = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
-        ends = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
         if min(ends) < 0:
             raise UsageError(f"temperature={self.temperature} is below 0")
         if not np.isfinite(ends).all():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -143,12 +143,35 @@ class ModelCard(Config):
         )
 
 
-class Model:
-    """A language model that reads and writes cells: network, tokenizer and card.
+class WeightFiles(NamedTuple):
+    """Where the weights of a model lie that was opened without them, and how they are wanted.
 
     Attributes
     ----------
-    network : transformers.PreTrainedModel
+    folder
+        With `config.json` and safetensors.
+    dtype
+        As in `load_model`.
+    """
+
+    folder: Path
+    dtype: str | None
+
+
+class Model:
+    """A language model that reads and writes cells: network, tokenizer and card.
+
+    Parameters
+    ----------
+    network
+        None for a model that was opened without its weights.
+    tokenizer, card, source
+        As the attributes.
+    files
+        Where the weights of a model without a network lie.
+
+    Attributes
+    ----------
     tokenizer : CellTokenizer
     card : ModelCard
     source : str
@@ -156,12 +179,48 @@ class Model:
     """
 
     def __init__(
-        self, network: PreTrainedModel, tokenizer: CellTokenizer, card: ModelCard, source: str = ""
+        self,
+        network: PreTrainedModel | None,
+        tokenizer: CellTokenizer,
+        card: ModelCard,
+        source: str = "",
+        files: WeightFiles | None = None,
     ) -> None:
-        self.network = network
+        self._network = network
         self.tokenizer = tokenizer
         self.card = card
         self.source = source
+        self.files = files
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The network.
+
+        Raises
+        ------
+        UsageError
+            The model was opened without its weights.
+        """
+        if self._network is None:
+            raise UsageError(
+                f"{self.source}: the model was opened without its weights, for an engine that reads them itself;"
+                " open it with load_model(…, weights=True)"
+            )
+        return self._network
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the network is in memory."""
+        return self._network is not None
+
+    @property
+    def config(self) -> Any:
+        """The shape of the network, as transformers describes it; also of a model opened without its weights."""
+        if self._network is not None or self.files is None:
+            return self.network.config
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.files.folder)
 
     @property
     def vocabulary(self) -> GeneVocabulary:
@@ -201,7 +260,7 @@ class Model:
             update={"vocabulary": list(genes.words), "symbols": list(genes.symbols)}
         )
         tokenizer = CellTokenizer(self.tokenizer.backend, genes, card.mode)
-        return Model(self.network, tokenizer, card, self.source)
+        return Model(self._network, tokenizer, card, self.source, self.files)
 
     def encode_prompt(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return the token ids of a prompt, as the model was trained to see them. int32, shape (n_tokens,).
@@ -258,8 +317,9 @@ class Model:
 
     def __repr__(self) -> str:
         genes = "any" if self.any_gene else f"{len(self.vocabulary):,}"
+        weights = f"{self.n_parameters:,} parameters" if self.has_network else "without weights"
         return (
-            f"Model({self.source or self.network.config.model_type}: {self.n_parameters:,} parameters, "
+            f"Model({self.source or self.config.model_type}: {weights}, "
             f"{genes} genes, top {self.card.top_k}, tasks {listing(self.card.tasks) or 'none'})"
         )
 
@@ -371,6 +431,7 @@ def load_model(
     device: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     quantize: str | None = None,
+    weights: bool = True,
 ) -> Model:
     """Load a model directory, or a released checkpoint of a known family.
 
@@ -399,6 +460,8 @@ def load_model(
         "4bit" keeps the weights of linear layers in 4 bits (NF4; extra `quant`): a quarter of the memory of
         bfloat16, a little less exact, and such a model can be asked but not trained or saved. None leaves them as
         they are.
+    weights
+        False leaves the weights where they are, for an engine that reads them itself, such as vLLM.
 
     Raises
     ------
@@ -432,6 +495,10 @@ def load_model(
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    if not weights:
+        files = WeightFiles(folder, _known_dtype(dtype))
+        model = Model(None, tokenizer, card, source, files)
+        return model if genes is None else model.with_genes(genes)
     network = load_network(folder, dtype=dtype, device_map=placement, quantize=quantize)
     rows = network.get_input_embeddings().weight.shape[0]
     if len(tokenizer.backend) > rows:
@@ -579,8 +646,7 @@ def load_network(
     UsageError
         `dtype` or `quantize` is none of those that `load_model` names, or an extra is missing.
     """
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
+    dtype = _known_dtype(dtype)
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -608,6 +674,12 @@ def load_network(
             f"({listing(unfit, 2)}); the folder is damaged, save or download it anew"
         )
     return network
+
+
+def _known_dtype(dtype: str | None) -> str | None:
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
+    return dtype
 
 
 def resolve_device(device: str | None = None) -> str:
