@@ -130,6 +130,8 @@ class TwoOf:
 
 
 class TwoOfState:
+    progress = 0.0
+
     def __init__(self, tokens):
         self.tokens, self.taken = tokens, []
 
