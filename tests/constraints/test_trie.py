@@ -105,6 +105,18 @@ def test_states_are_independent():
     assert not a.done
 
 
+def test_a_complete_sentence_keeps_nothing_that_only_writing_needs():
+    """An array of a number a node and of one a gene is much, a hundred thousand times."""
+    constraint = GeneSentence(TokenTrie(TINY["prefixes in two places"]), 2, END)
+    state = replay(constraint, [1, 11, 3, 11])
+    assert state.done
+    assert state.genes == [1, 4]
+    assert state.allowed().tolist() == []
+    for array in state._states:
+        assert array.base is None
+        assert array.size <= 2
+
+
 @given(st.permutations(range(5)))
 def test_advance_takes_numpy_integers(order):
     constraint = GeneSentence(TokenTrie([[g + 1] for g in range(5)]), 5, END)

@@ -137,6 +137,17 @@ class TestAgainstTheSlowLoop:
         monkeypatch.setattr("c2s.decoding.slots.takes_slots", lambda network: False)
         assert write(model, prompts, constraint, Sampling(seed=1))[0] == wanted
 
+    def test_finished_sentences_keep_nothing_that_only_writing_needs(
+        self, make_tokenizer, make_model
+    ):
+        model = make_model(make_tokenizer(GENES, "text"))
+        prompts = [model.tokenizer.encode([text]) for text in TEXTS]
+        states = TransformersEngine(model).generate(
+            prompts, constraint_of(model.tokenizer, 5), Sampling()
+        )
+        kept = states[0]._states
+        assert (kept.used.base, kept.used.size, kept.taken.base) == (None, 0, None)
+
 
 class TestSlots:
     @torch.inference_mode()

@@ -77,6 +77,14 @@ class States(NamedTuple):
     taken: np.ndarray
 
 
+def finished(states: States) -> States:
+    """Return what is left to know of finished sentences, without the long rows that only writing them needs.
+
+    Copies: a view of no columns would keep the whole array.
+    """
+    return states._replace(used=states.used[:, :0].copy(), taken=states.taken[:, :0].copy())
+
+
 @njit(cache=True, nogil=True)
 def allowed(trie, states, row, out):  # type: ignore[no-untyped-def]
     """Write the columns of the tokens that may come next, ascending; return how many there are."""

@@ -325,7 +325,9 @@ class GeneSentenceState:
         )
 
     def allowed(self) -> np.ndarray:
-        """Return the token ids that may come next. int64, ascending."""
+        """Return the token ids that may come next. int64, ascending; none where the sentence is complete."""
+        if self.done:
+            return np.empty(0, np.int64)
         columns = np.empty(len(self.constraint.tokens), np.int64)
         n = kernels.allowed(self.constraint.arrays, self._states, self._row, columns)
         return self.constraint.tokens[columns[:n]]
@@ -334,6 +336,8 @@ class GeneSentenceState:
         """Take the next token."""
         column = int(np.searchsorted(self.constraint.tokens, token))
         kernels.advance(self.constraint.arrays, self._states, self._row, column)
+        if self.done:
+            self._states = kernels.finished(self._states)
 
 
 class OneOf:

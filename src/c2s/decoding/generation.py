@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from c2s.constraints.kernels import States, finished
 from c2s.constraints.trie import GeneSentence, TokenState
 from c2s.decoding.sampling import Sampling, choose, uniform_numbers
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-    from c2s.constraints.kernels import States
 
 #: Genes of a stretch of a sentence, for which frequencies are counted together.
 _STRETCH = 16
@@ -144,8 +143,7 @@ class SentenceWriter:
             self.passes.passes += len(at)
             self.passes.fed += int(wanted.sum())
         self.passes.genes += n * self.constraint.n_genes
-        # What a finished sentence does not need is long: a number a node and a gene.
-        return states._replace(used=states.used[:, :0], taken=states.taken[:, :0])
+        return finished(states)
 
     def _guess(
         self, states: States, rows: np.ndarray, keys: np.ndarray, fed: np.ndarray, n_fed: np.ndarray
