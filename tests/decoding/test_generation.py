@@ -137,6 +137,20 @@ class TestAgainstTheSlowLoop:
         monkeypatch.setattr("c2s.decoding.slots.takes_slots", lambda network: False)
         assert write(model, prompts, constraint, Sampling(seed=1))[0] == wanted
 
+    def test_a_network_that_is_spread_over_devices(self, make_tokenizer, make_model, tmp_path):
+        """Where memory is short the head is the first that `device_map="auto"` leaves on the disk."""
+        from accelerate import dispatch_model
+
+        model = make_model(make_tokenizer(GENES, "text"), "llama")
+        prompts = [model.tokenizer.encode([text]) for text in TEXTS]
+        constraint = constraint_of(model.tokenizer, 5)
+        wanted, _ = write(model, prompts, constraint, Sampling(seed=1))
+        dispatch_model(
+            model.network, {"model": "cpu", "lm_head": "disk"}, "cpu", offload_dir=tmp_path
+        )
+        assert model.network.lm_head.weight.device.type == "meta"
+        assert write(model, prompts, constraint, Sampling(seed=1))[0] == wanted
+
     def test_finished_sentences_keep_nothing_that_only_writing_needs(
         self, make_tokenizer, make_model
     ):

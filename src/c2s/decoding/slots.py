@@ -26,10 +26,16 @@ _MORE_SLOTS = 128
 
 
 def takes_slots(network: PreTrainedModel) -> bool:
-    """Whether `SlotNetwork` can run a network; others are a `SteadyNetwork`."""
+    """Whether `SlotNetwork` can run a network; others are a `SteadyNetwork`.
+
+    Of one that is spread over several devices (`device_map`) the head may lie elsewhere, and be loaded only where the
+    network itself asks for it.
+    """
+    devices = getattr(network, "hf_device_map", {})
     return (
         network.config.model_type in _KNOWN
         and network.config._attn_implementation in _MASKED_ATTENTION
+        and len({str(device) for device in devices.values()}) < 2
     )
 
 
