@@ -102,6 +102,23 @@ def test_an_organism_is_a_condition_whether_the_model_knows_it_or_not():
     )
 
 
+def test_any_organism_that_the_model_knows_is_understood():
+    known = {"cell_type": ["beta"], "organism": ["Macaca mulatta", "Homo sapiens"]}
+    model = SimpleNamespace(
+        known=lambda name: known.get(name, []), card=SimpleNamespace(conditions=known)
+    )
+    found = parse_generation_request("7 Macaca mulatta beta cells", model)
+    assert found == GenerationRequest(7, "beta", "Macaca mulatta")
+
+
+def test_what_is_given_beside_a_request_completes_it_and_may_not_contradict():
+    request = parse_generation_request("human beta cells", MODEL)
+    assert str(request.beside(3)) == "n=3, cell_type=beta, organism=Homo sapiens"
+    assert request.beside(None, HUMAN) == request
+    with pytest.raises(UsageError, match="the organism given is Mus musculus"):
+        request.beside(organism="Mus musculus")
+
+
 @pytest.mark.parametrize(
     "text",
     [

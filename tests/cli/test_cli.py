@@ -335,9 +335,10 @@ def test_generate_by_what_the_model_has_no_task_for(c2s, model_folder):
 
 
 def test_a_request_without_a_number_leaves_it_to_the_option(c2s, model_folder):
-    code, out, _ = c2s("generate", "--prompt", "beta cells", "--n", 3, "--model", model_folder)
+    code, out, err = c2s("generate", "--prompt", "beta cells", "--n", 3, "--model", model_folder)
     assert code == 0
     assert len(out.splitlines()) == 3
+    assert err == "understood as: n=3, cell_type=beta\n"
     code, _, err = c2s("generate", "--prompt", "2 beta cells", "--n", 3, "--model", model_folder)
     assert code == 2
     assert "2 cells" in err

@@ -173,18 +173,12 @@ def read_request(
     UsageError
         The request says something else than `n` or `organism`, or it is `strict` and has unknown words.
     """
-    request = parse_generation_request(prompt, model)
-    if organism is not None and request.organism not in (None, organism):
-        raise UsageError(
-            f"the request says {request.organism}, the organism given is {organism}; give one"
-        )
-    if n is not None and request.n not in (None, n):
-        raise UsageError(f"the request says {request.n} cells, the number given is {n}; give one")
+    request = parse_generation_request(prompt, model).beside(n, organism)
     if request.unknown:
         if strict:
             raise UsageError(request.why_unknown)
         warn(f"{request.why_unknown}; the request goes to the model as it is")
-    return replace(request, n=request.n or n, organism=request.organism or organism)
+    return request
 
 
 def _check_numbers(n: int, per_sample: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from c2s.common.errors import UsageError, listing, nearest
 from c2s.models.directory import Model
@@ -61,14 +61,30 @@ class GenerationRequest:
         together = ["as one sample"] if self.together else []
         return ", ".join([f"n={self.n or 1}", *conditions, *together])
 
+    def beside(self, n: int | None = None, organism: str | None = None) -> GenerationRequest:
+        """Return the request with a number and an organism that were given apart from it.
+
+        Raises
+        ------
+        UsageError
+            It says something else.
+        """
+        if organism is not None and self.organism not in (None, organism):
+            raise UsageError(
+                f"the request says {self.organism}, the organism given is {organism}; give one"
+            )
+        if n is not None and self.n not in (None, n):
+            raise UsageError(f"the request says {self.n} cells, the number given is {n}; give one")
+        return replace(self, n=self.n or n, organism=self.organism or organism)
+
 
 def parse_generation_request(text: str, model: Model) -> GenerationRequest:
     """Read a request for generated cells.
 
-    The first number is how many; "human" and "mouse" name the organism; of the words that are left, the
-    longest run that is a cell type the model knows is the type, and the longest that is a tissue it knows is the
-    tissue. "One sample" or "one donor" asks for cells that are written together. Words that are left then are
-    `unknown`: leaving them out silently would answer another question.
+    The first number is how many; "human" and "mouse" name the organism, and so do the names of others that the model
+    knows; of the words that are left, the longest run that is a cell type the model knows is the type, and the longest
+    that is a tissue it knows is the tissue. "One sample" or "one donor" asks for cells that are written together. Words
+    that are left then are `unknown`: leaving them out silently would answer another question.
 
     Raises
     ------
@@ -88,6 +104,8 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
             "the request counts genes; give the number of genes of a cell with --top-k"
         )
     organism, words = _take_organism(words, text)
+    if organism is None:
+        organism, words = _take_known(words, model.known("organism"))
     cell_type, words = _take_known(words, model.known("cell_type"))
     tissue, words = _take_known(words, model.known("tissue"))
     together, words = _take_together(words)

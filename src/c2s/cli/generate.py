@@ -156,7 +156,7 @@ def generate(
         check_out(out, ".h5ad")
     loaded = open_model(model, device, dtype, device_map, quantize, profile, prompts, engine)
     if prompt is not None:
-        request = parse_generation_request(prompt, loaded)
+        request = parse_generation_request(prompt, loaded).beside(n, organism)
         if not request.unknown:
             print(f"understood as: {request}", file=sys.stderr)
     start = default_sampling(loaded, temperature=temperature).temperature
