@@ -336,6 +336,14 @@ class TestSamples:
         with pytest.raises(UsageError, match="the model's context is 150"):
             c2s.tl.generate(model, n=7, tissue="kidney", per_sample=7, top_k=16)
 
+    def test_as_many_as_fit_where_later_types_have_longer_names(self, able):
+        long = "CD8-positive, alpha-beta, T cell of the memory kind " * 2
+        model = able("cond_sample_cell_type", context=400)
+        with pytest.warns(C2SWarning, match="never saw"):
+            cells = c2s.tl.generate(model, ["beta", long], n=9, top_k=4)
+        assert cells.n_obs == 18
+        assert cells.obs["sample"].nunique() > 1
+
 
 class TestPrompt:
     def test_is_the_same_as_its_conditions(self, able):

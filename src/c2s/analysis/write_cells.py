@@ -144,13 +144,14 @@ def write_cells(
 def most_that_fit(model: Model, asked: AskedCells, choice: GeneChoice) -> int:
     """Return how many cells of the request one answer can hold in the model's context, at least 1.
 
-    The longest wording and the longest genes are taken, as the engine does.
+    The longest wording, genes and texts of cells are taken, as the engine takes the longest genes.
     """
     context = getattr(model.config, "max_position_embeddings", None)
     if context is None:
         return asked.n
     lengths = np.sort(np.diff(model.tokenizer.gene_tokens.indptr)[choice.columns])
     a_cell = max(int(lengths[-choice.n_genes :].sum()), 1)
+    asked = _longest_first(model, asked)
     for most in range(min(asked.n, max(1, context // a_cell)), 1, -1):
         fields = {name: texts[:most] for name, texts in asked.fields.items()}
         many = replace(asked, n=most, fields=fields, per_sample=most)
@@ -162,6 +163,18 @@ def most_that_fit(model: Model, asked: AskedCells, choice: GeneChoice) -> int:
         if longest + most * a_cell + around <= context:
             return most
     return 1
+
+
+def _longest_first(model: Model, asked: AskedCells) -> AskedCells:
+    """Return the same cells, those with the longest texts in front: what answers of them need, any answer may."""
+    n_tokens = np.zeros(asked.n, np.int64)
+    for texts in asked.fields.values():
+        different, which = np.unique(texts.astype(str), return_inverse=True)
+        n_tokens += np.array([len(model.tokenizer.encode_english(f" {t}")) for t in different])[
+            which
+        ]
+    order = np.argsort(-n_tokens, kind="stable")
+    return replace(asked, fields={name: texts[order] for name, texts in asked.fields.items()})
 
 
 def _prompts(model: Model, asked: AskedCells, n_genes: int, seed: int) -> list[list[Segment]]:
