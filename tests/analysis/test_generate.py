@@ -143,6 +143,9 @@ class TestRequest:
             ({"top_p": 0}, r"top_p=0 is outside \(0, 1\]"),
             ({"cell_type": []}, "give cell_type="),
             ({"batch_size": 0}, "batch_size=0 is not possible"),
+            ({"genes": "INS"}, "genes must be a list of names"),
+            ({"genes": ["INS"], "forbid": "INS"}, "every gene that may be written is forbidden"),
+            ({"temperature": (1, 2, 3)}, "temperature=.* expected one number, or those"),
         ],
     )
     def test_what_cannot_be_done_is_said(self, model, options, said):
@@ -191,6 +194,17 @@ def able(gene_tokenizer, make_model):
 
 def task_of(adata):
     return adata.uns["c2s"]["generate"]["parameters"]["task"]
+
+
+def test_numbers_may_be_those_of_numpy(able, tmp_path):
+    cells = c2s.tl.generate(
+        able(), "beta", n=np.int64(2), top_k=np.int64(3), seed=np.int64(5), temperature=np.float32(0.5)
+    )  # fmt: skip
+    cells.write_h5ad(tmp_path / "g.h5ad")
+    parameters = ad.read_h5ad(tmp_path / "g.h5ad").uns["c2s"]["generate"]["parameters"]
+    assert {k: parameters[k] for k in ("n", "seed", "top_k", "temperature")} == {
+        "n": 2, "seed": 5, "top_k": 3, "temperature": 0.5,
+    }  # fmt: skip
 
 
 class TestTasks:
@@ -403,6 +417,13 @@ class TestControl:
     def test_one_temperature_from_first_to_last_is_that_temperature(self, model):
         flat = c2s.tl.generate(model, "beta", 6, temperature=(0.7, 0.7)).obs["cell_sentence"]
         assert flat.tolist() == c2s.tl.generate(model, "beta", 6, temperature=0.7).obs["cell_sentence"].tolist()  # fmt: skip
+
+    def test_a_pair_of_temperatures_may_be_a_list(self, model):
+        pair, listed = (
+            c2s.tl.generate(model, "beta", 3, temperature=t) for t in ((0.5, 2.0), [0.5, 2.0])
+        )
+        assert pair.obs.equals(listed.obs)
+        assert listed.uns["c2s"]["generate"]["parameters"]["temperature"] == [0.5, 2.0]
 
     def test_only_the_cold_end_is_sure(self, model):
         """From 0 to 2 the first gene is the most probable one, later ones are drawn wildly."""

@@ -114,6 +114,8 @@ def generate(
     ------
     UsageError
         The model was not trained on such a task, or the request is not possible.
+    InputError
+        The model knows none of the genes of a panel.
     """
     request = None
     if prompt is not None:
@@ -310,7 +312,11 @@ def _to_adata(
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given, in a form that a file can hold."""
-    given = {k: v for k, v in parameters.items() if v is not None}
+    given = {
+        k: v.item() if isinstance(v, np.generic) else v
+        for k, v in parameters.items()
+        if v is not None
+    }
     return {k: v if isinstance(v, (str, int, float)) else list(v) for k, v in given.items()}
 
 

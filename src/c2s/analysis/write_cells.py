@@ -73,10 +73,12 @@ def gene_choice(
     Raises
     ------
     UsageError
-        A gene is required that may not be written, or that the model does not know.
+        A gene is required that may not be written, or that the model does not know; or no gene may be written.
     InputError
         The model knows none of the genes of a panel.
     """
+    if isinstance(genes, str):
+        raise UsageError("genes must be a list of names")
     vocabulary = model.vocabulary
     may = np.ones(len(vocabulary), bool) if genes is None else vocabulary.mask(list(genes))
     without, needed = _names(forbid), _names(require)
@@ -95,6 +97,8 @@ def gene_choice(
         if not may[column]:
             raise UsageError(f"{gene} is required, and it is forbidden or not in the panel")
     columns = np.flatnonzero(may)
+    if not len(columns):
+        raise UsageError("every gene that may be written is forbidden; forbid fewer")
     return GeneChoice(
         columns,
         model.card.top_k if top_k is None else top_k,

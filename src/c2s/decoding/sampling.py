@@ -40,6 +40,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.temperature, list | np.ndarray):  # as a recipe or an array gives a pair
+            object.__setattr__(self, "temperature", tuple(map(float, self.temperature)))
+        if isinstance(self.temperature, tuple) and len(self.temperature) != 2:
+            raise UsageError(
+                f"temperature={self.temperature}: expected one number, or those of the first and of the last gene"
+            )
         ends = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
         if min(ends) < 0:
             raise UsageError(f"temperature={self.temperature} is below 0")
