@@ -5,6 +5,7 @@ import pytest
 
 import c2s
 from c2s.common.errors import C2SWarning, InputError, UsageError
+from c2s.decoding.engine import TransformersEngine
 
 
 def prompt_of(model, task, **values):
@@ -64,6 +65,10 @@ class TestName:
         assert found.probability == pytest.approx(wanted["keratins"], rel=1e-4)
         assert found.probabilities.to_dict() == pytest.approx(wanted, rel=1e-3)
         assert found.probabilities.is_monotonic_decreasing
+
+    def test_names_may_be_an_array(self, sample_model, gene_sets):
+        genes, names = gene_sets["keratins"], np.array(["ribosome", "keratins"])
+        assert c2s.tl.name_gene_set(genes, sample_model, names).name == "keratins"
 
     def test_genes_are_known_in_any_case_once_each(self, sample_model):
         one = c2s.tl.name_gene_set(["INS", "GCG"], sample_model, ["a", "b"])
@@ -130,3 +135,27 @@ class TestEnumerate:
             c2s.tl.enumerate_gene_set(" ", sample_model)
         with pytest.raises(UsageError, match="cannot be made of 140 genes"):
             c2s.tl.enumerate_gene_set("keratins", sample_model, n=141)
+
+    @pytest.mark.parametrize("own_end", [False, True])
+    def test_the_wording_around_the_genes_is_that_of_training(
+        self, own_end, gene_tokenizer, make_model, monkeypatch
+    ):
+        """The answer begins behind what stands before the genes, and ends with what stands behind them."""
+        texts = {"prompts": ["List genes of {gene_set}:"], "response": " In it are {genes}."}
+        card = {"tasks": ["gene_set_enum"], "prompts": "own", "wording": {"gene_set_enum": texts}}
+        model = make_model(gene_tokenizer, card=card)
+        asked = []
+        plain = TransformersEngine.generate
+
+        def generate(engine, prompts, constraint, *args):
+            asked.append((prompts[0], constraint.end_token))
+            return plain(engine, prompts, constraint, *args)
+
+        monkeypatch.setattr(TransformersEngine, "generate", generate)
+        found = c2s.tl.enumerate_gene_set("islet hormones", model, n=3, own_end=own_end)
+        assert 1 <= len(found) <= 3
+        [(prompt, end)] = asked
+        genes = model.vocabulary.columns(found)
+        whole = model.tokenizer.encode(["List genes of islet hormones: In it are ", genes, "."])
+        assert prompt.tolist() == whole[: -len(genes) - 1].tolist()
+        assert end == whole[-1]

@@ -209,6 +209,10 @@ class TestGeneSet:
         assert [f["name"] for f in found] == list(gene_sets)
         assert [f["set"] for f in found] == ["SET 0", "SET 1", "SET 2", "SET 3"]
         assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
+        gmt.write_text("A_B\t>\tINS\tGCG\nA B\t>\tKRT8\tKRT18\n")  # names that read alike
+        code, out, err = c2s("geneset", "name", gmt, *model)
+        assert code == 0, err
+        assert [line.split("\t")[0] for line in out.splitlines()] == ["A B", "A B"]
         (tmp_path / "genes.txt").write_text("INS\nGCG\nSST\n")
         code, out, err = c2s("geneset", "name", tmp_path / "genes.txt", *model)
         assert (code, out.split("\t")[0]) == (0, "islet hormones"), err

@@ -12,7 +12,8 @@ from c2s.analysis.annotate import probabilities_of
 from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.constraints.free_text import FreeText, FreeTextState
 from c2s.constraints.gene_list import GeneList, GeneListState
-from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenTrie
+from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState
+from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
@@ -113,7 +114,7 @@ def _chosen(
     """Return the most probable of some names."""
     import pandas as pd
 
-    if isinstance(names, str) or not names:
+    if isinstance(names, str) or not len(names):
         raise UsageError("names must be a list of texts, at least one")
     if len(set(names)) != len(names):
         raise InputError("names must be different texts")
@@ -183,15 +184,25 @@ def enumerate_gene_set(
     columns = np.arange(len(model.vocabulary)) if genes is None else known_genes(model, genes)
     if own_end:
         n = min(n, len(columns))
-    trie = TokenTrie([model.tokenizer.gene_pieces(int(column)) for column in columns])
-    end = model.tokenizer.eos_id
-    constraint: Constraint = GeneList(trie, n, end) if own_end else GeneSentence(trie, n, end)
     wording = model.prompts.wording(GENE_SET_ENUMERATION.id)
+    choice = GeneChoice(columns, n, np.empty(0, np.int64))
+    begin, sentence = answer_constraint(
+        model, texts_around(GENE_SET_ENUMERATION, wording, 1), choice
+    )
+    sentence = cast(GeneSentence, sentence)
+    constraint: Constraint = sentence
+    if own_end:
+        if sentence.arrays.start:
+            raise UsageError(
+                "own_end: the wording of the answer has no space before its first gene; ask for a number of genes"
+            )
+        constraint = GeneList(sentence.trie, n, sentence.end_token)
     values = {"gene_set": name.strip()}
     prompt = model.encode_prompt(
         GENE_SET_ENUMERATION.ask(wording.prompts[0], values, None, n, wording)
     )
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    prompt = np.append(prompt, begin)
     state = TransformersEngine(model).generate([prompt], constraint, sampling)[0]
     found = cast("GeneListState | GeneSentenceState", state).genes
     return [model.vocabulary.words[int(columns[item])] for item in found]

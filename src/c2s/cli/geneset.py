@@ -55,7 +55,7 @@ def name(
     choice = None if names is None else text_lines(names)
     asked = open_model(model, device, dtype)
     facts: list[dict[str, Any]] = []
-    for title, symbols in sets.items():
+    for title, symbols in sets:
         found = name_gene_set(
             symbols, asked, choice, max_tokens=max_tokens, temperature=temperature, seed=seed
         )
@@ -109,13 +109,13 @@ def enumerate(
     say(as_json, {"name": title, "genes": found}, "\n".join(found))
 
 
-def _sets(genes: list[str]) -> dict[str, list[str]]:
-    """Return the gene sets that the arguments are, by title; one that has none has an empty one."""
+def _sets(genes: list[str]) -> list[tuple[str, list[str]]]:
+    """Return the gene sets that the arguments are, each behind its title; one that has none has an empty one."""
     from c2s.knowledge.gene_sets import read_gmt
 
     path = Path(genes[0])
     if len(genes) > 1 or not (path.suffix or path.exists()):
-        return {"": genes}
+        return [("", genes)]
     if path.suffix == ".gmt":
-        return {gene_set.title: list(gene_set.genes) for gene_set in read_gmt(path)}
-    return {"": text_lines(path)}
+        return [(gene_set.title, list(gene_set.genes)) for gene_set in read_gmt(path)]
+    return [("", text_lines(path))]
