@@ -156,12 +156,13 @@ def gene_names(path: Path) -> list[str]:
     from c2s.cells.readers import read
     from c2s.cells.vocabulary import GeneVocabulary
 
-    return list(GeneVocabulary.from_var(read(path).var).symbols)
+    # The matrix stays on the disk, since it may be larger than the memory.
+    return list(GeneVocabulary.from_var(read(path, backed=True).var).symbols)
 
 
 def genes_option(value: str | None) -> list[str] | str | None:
     """Return `--genes` as the library takes it: a file of names becomes a list."""
-    if value is None or not Path(value).is_file():
+    if value is None or not _is_file(value):
         return value
     return text_lines(Path(value))
 
@@ -170,6 +171,13 @@ def gene_list(value: str | None) -> list[str] | None:
     """Return genes that are given as a file with one a line, or as `A,B,C`."""
     if value is None:
         return None
-    if Path(value).is_file():
+    if _is_file(value):
         return text_lines(Path(value))
     return [gene.strip() for gene in value.split(",") if gene.strip()]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # more genes than a name of a file may have letters
+        return False
