@@ -13,7 +13,15 @@ from safetensors.torch import load_file, save_file
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
-from c2s.models.directory import C2S_JSON, Model, ModelCard, attach, load_model, new_model
+from c2s.models.directory import (
+    C2S_JSON,
+    Model,
+    ModelCard,
+    attach,
+    load_model,
+    new_model,
+    resolve_device,
+)
 from c2s.tasks.prompts import load_prompts
 
 GENES = GeneVocabulary(["INS", "GCG", "SST", "PPY", "T", "HLA-A"])
@@ -127,6 +135,21 @@ class TestRoundTrip:
         with pytest.raises(UsageError) as error:
             load_model(saved, device=device)
         assert said in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("device", "said"),
+        [
+            ("cuda:2", "the last is 'cuda:1'"),
+            ("cuda:x", "'cuda:x' is unknown"),
+            ("cpu:1", "not there"),
+        ],
+    )
+    def test_the_number_of_a_device_must_be_there(self, device, said, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert resolve_device("cuda:1") == "cuda:1"
+        with pytest.raises(UsageError, match=said):
+            resolve_device(device)
 
     @pytest.mark.parametrize("dtype", ["int8", "float", "cuda"])
     def test_an_unknown_precision_is_refused(self, saved, dtype):

@@ -699,10 +699,15 @@ def resolve_device(device: str | None = None) -> str:
     }
     if device is None:
         return "cuda" if there["cuda"] else "cpu"
-    if device.split(":")[0] not in there:
+    kind, _, number = device.partition(":")
+    if kind not in there or (number and not number.isdecimal()):
         raise UsageError(f"device={device!r} is unknown; use 'cpu', 'cuda' or 'mps'")
-    if not there[device.split(":")[0]]:
+    if not there[kind]:
         raise UsageError(f"device={device!r} is not there on this machine; use 'cpu'")
+    if int(number or 0) >= (n_devices := torch.cuda.device_count() if kind == "cuda" else 1):
+        raise UsageError(
+            f"device={device!r} is not there on this machine; the last is '{kind}:{n_devices - 1}'"
+        )
     return device
 
 
