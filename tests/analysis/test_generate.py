@@ -274,6 +274,7 @@ class TestTasks:
             (["cond_cell"], {"tissue": "kidney"}, "by tissue; it generates cells by cell_type"),
             (["sc_lm"], {"cell_type": "beta"}, r"by cell_type; it generates cells \(sc_lm\)"),
             (["cond_sample_tissue"], {}, "does not generate cells without a condition; it generates samples by tissue"),
+            (["cond_cell", "cond_sample_tissue"], {"per_sample": 2}, "without a condition; .*; give tissue=…$"),
             (["sc_lm"], {"per_sample": 3}, "does not generate several cells at once without a condition"),
             (["cond_cell"], {"cell_type": "beta", "per_sample": 3}, "by cell_type, several cells at once"),
             (ALL, {"colour": "red"}, "'colour' is neither an argument of generate nor a condition"),

@@ -78,7 +78,9 @@ def choose_task(
     has = f"it generates {listing([_described(task) for task in able])}"
     if not given:
         kind = "several cells at once" if together else "cells"
-        raise UsageError(f"the model does not generate {kind} without a condition; {has}")
+        by = dict.fromkeys(name for task in fits for name in sorted(asked_fields(task)))
+        give = f"; give {' or '.join(f'{name}=…' for name in by)}" if by else ""
+        raise UsageError(f"the model does not generate {kind} without a condition; {has}{give}")
     asked = " and ".join(sorted(given)) + (", several cells at once" if together else "")
     near = [
         task for task in fits if "cell_type" in asked_fields(task) and asked_fields(task) <= {*given}
