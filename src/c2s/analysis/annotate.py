@@ -17,7 +17,7 @@ from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
 from c2s.decoding.opening import EngineName, open_engine
-from c2s.decoding.prompts import label_prompts
+from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
@@ -469,14 +469,7 @@ class LabelScorer:
         self._engine = open_engine(model, engine, batch_size)
         self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
         self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
-        response = model.prompts.wording(CELL_TYPE.id).response
-        self._answers = [
-            [
-                *model.tokenizer.encode(response.fill({"cell_type": label})).tolist(),
-                *model.end_ids,
-            ]
-            for label in labels
-        ]
+        self._answers = label_answers(model, CELL_TYPE, labels)
 
     def scores(
         self, start: int, stop: int, progress: Callable[[int], None] | None = None

@@ -24,6 +24,7 @@ from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_answers
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
 from c2s.tasks.multi_cell import SAMPLE_CELL_TYPES, TISSUE
@@ -294,11 +295,7 @@ class _Asker:
 
     def tissue_answers(self) -> list[list[int]]:
         """Return the token ids of each tissue as an answer, with its end."""
-        tokenizer, response = self.model.tokenizer, self.wording.response
-        return [
-            [*tokenizer.encode(response.fill({"tissue": label})).tolist(), *self.model.end_ids]
-            for label in self.labels
-        ]
+        return label_answers(self.model, self.task, self.labels)
 
     def longest_answer(self, n_cells: int) -> int:
         """Return the most tokens that an answer about so many cells takes, its end counted."""
