@@ -357,7 +357,7 @@ class TestCellsWithoutGenes:
         self.emptied(few, np.arange(30)).write_h5ad(tmp_path / "in.h5ad")
         with pytest.raises(InputError, match="no cell expresses any of the genes"):
             c2s.tl.embed_file(tmp_path / "in.h5ad", out, model)
-        assert not out.exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
 
 
 class TestRefused:
@@ -366,6 +366,8 @@ class TestRefused:
             annotated(source, out, model, key_added="cell_type")
         with pytest.raises(UsageError, match=r"obsm\['X_other'\] exists already"):
             c2s.tl.embed_file(source, out, model, key_added="X_other")
+        with pytest.raises(UsageError, match=r"obs\['h'\] would hold two results"):
+            annotated(source, out, model, key_added="h")
 
     def test_files(self, source, tmp_path, model):
         with pytest.raises(UsageError, match=r"out\.zarr: must end in \.h5ad"):

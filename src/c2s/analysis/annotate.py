@@ -507,7 +507,7 @@ def candidates(
     UsageError
         There are none, or `strict` and the model never saw one.
     InputError
-        Two are the same for the model.
+        Two are the same for the model, or one is missing.
     """
     if labels is None:
         labels = model.known(condition)
@@ -515,6 +515,8 @@ def candidates(
             raise UsageError("the model remembers no labels; give labels=[…]")
     if isinstance(labels, str):
         raise UsageError("labels must be a list of texts")
+    if any(pd.isna(label) for label in labels):
+        raise InputError("labels: one is missing (NaN or None); leave it out")
     checked = [model.check_condition(condition, str(label), strict=strict) for label in labels]
     if len(set(checked)) != len(checked) or not checked:
         raise InputError("labels must be a list of different texts, at least one")

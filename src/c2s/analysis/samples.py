@@ -131,8 +131,7 @@ def annotate_samples(
         "obsm": [probabilities_key] if probabilities_key else [],
     }
     for slot, keys in slots.items():
-        for key in keys:
-            claim(adata, "annotate_samples", slot, key)
+        claim(adata, "annotate_samples", slot, *keys)
     labels = candidates(model, labels, strict, "tissue" if task is TISSUE else "cell_type")
     model = opened_for(expression(adata, layer)[1], model, gene_names)
     texts = condition_texts(adata, model, task, {"organism": organism})
