@@ -185,12 +185,12 @@ def draw_samples(
         The rows of each sample, in the order in which the model is shown them.
     """
     samples: list[np.ndarray] = []
-    for group in range(groups.max(initial=-1) + 1):
-        rows = np.flatnonzero((groups == group) & usable)
-        if shuffle:
-            rows = generator(seed, "samples", group).permutation(rows)
-        if len(rows):
-            samples += np.array_split(rows, -(-len(rows) // cells_per_sample))
+    rows = np.flatnonzero(usable & (groups >= 0))
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    numbers, starts = np.unique(groups[rows], return_index=True)
+    for group, members in zip(numbers.tolist(), np.split(rows, starts)[1:], strict=True):
+        drawn = generator(seed, "samples", group).permutation(members) if shuffle else members
+        samples += np.array_split(drawn, -(-len(drawn) // cells_per_sample))
     return samples
 
 
