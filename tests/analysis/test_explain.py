@@ -261,6 +261,16 @@ class TestOptions:
             table = c2s.tl.explain(few, model)
         assert list(dict.fromkeys(table["cell"])) == [few.obs_names[0], few.obs_names[2]]
 
+    def test_backed(self, few, model, tmp_path):
+        few.write_h5ad(tmp_path / "few.h5ad")
+        backed = ad.read_h5ad(tmp_path / "few.h5ad", backed="r")
+        for n_cells in (None, 2):
+            found, wanted = (
+                c2s.tl.explain(data, model, method="gradient", n_cells=n_cells)
+                for data in (backed, few)
+            )
+            pd.testing.assert_frame_equal(found, wanted)
+
     def test_nothing_is_written(self, few, model):
         before = few.copy()
         c2s.tl.explain(few, model)

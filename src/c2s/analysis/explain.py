@@ -140,7 +140,7 @@ def explain(
     asked = _asked(question, label, adata.n_obs)
     if n_cells is not None:
         chosen = _draw(adata.n_obs, n_cells, seed)
-        adata, asked = adata[chosen].copy(), asked[chosen]
+        adata, asked = adata[chosen].to_memory(), asked[chosen]
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     cells = cells_for_model(
         adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names
