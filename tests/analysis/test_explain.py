@@ -378,6 +378,12 @@ class TestDeletion:
             assert line["low"] == pytest.approx(gap.mean() - half, abs=0.4 * half)
             assert line["high"] == pytest.approx(gap.mean() + half, abs=0.4 * half)
 
+    def test_one_cell_has_no_interval(self, few, model):
+        one = few[:1].copy()
+        found = c2s.tl.deletion_test(one, model, c2s.tl.explain(one, model), n_genes=3).summary
+        assert found[["low", "high"]].isna().all(axis=None)
+        assert found.drop(columns=["low", "high"]).notna().all(axis=None)
+
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.floats(-5, 5), min_size=8, max_size=60), st.integers(0, 3))
     def test_others_are_other_genes_of_near_ranks(self, values, seed):
