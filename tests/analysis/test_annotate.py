@@ -296,6 +296,11 @@ class TestLabels:
         with pytest.raises(InputError, match="different texts, at least one"):
             c2s.tl.annotate(few, model, labels=labels)
 
+    @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+    def test_a_missing_label_is_refused(self, few, model, missing):
+        with pytest.raises(InputError, match="labels: one is missing"):
+            c2s.tl.annotate(few, model, labels=["beta", missing])
+
     def test_a_text_is_no_list(self, few, model):
         with pytest.raises(UsageError, match="must be a list"):
             c2s.tl.annotate(few, model, labels="beta")
@@ -333,6 +338,14 @@ class TestOrganism:
         with pytest.warns(C2SWarning, match="never saw organism 'Mus musculus'"):
             mixed = label_probabilities(few, model, TYPES)
         np.testing.assert_allclose(mixed, np.r_[mouse[:10], human[10:]], atol=1e-5)
+
+    def test_a_missing_value_is_not_the_name_of_one(self, few, model):
+        few.obs["organism"] = pd.Categorical(["Homo sapiens"] * 19 + [None])
+        with pytest.raises(
+            InputError, match=rf"no value for 1 of 20 cells \(first: '{few.obs_names[19]}'\)"
+        ):
+            c2s.tl.annotate(few, model)
+        c2s.tl.annotate(few, model, organism="Homo sapiens")
 
     def test_is_asked_for_where_it_cannot_be_known(self, few, gene_tokenizer, make_model):
         del few.obs["organism"]

@@ -2,6 +2,7 @@
 
 import json
 
+import anndata as ad
 import numpy as np
 import pytest
 
@@ -96,6 +97,11 @@ class TestCalibrate:
     def test_fits_the_model_as_it_is_not_as_it_was_calibrated(self, cut, own):
         first = c2s.tl.calibrate(cut, own)
         assert c2s.tl.calibrate(cut, own) == pytest.approx(first)
+
+    def test_backed(self, cut, own, tmp_path):
+        cut[::10].copy().write_h5ad(tmp_path / "cut.h5ad")
+        backed = ad.read_h5ad(tmp_path / "cut.h5ad", backed="r")
+        assert c2s.tl.calibrate(backed, own) == pytest.approx(c2s.tl.calibrate(cut[::10], own))
 
     def test_cells_without_a_candidate_are_left_out(self, cut, own):
         part = cut[::10].copy()

@@ -261,6 +261,16 @@ class TestOptions:
             table = c2s.tl.explain(few, model)
         assert list(dict.fromkeys(table["cell"])) == [few.obs_names[0], few.obs_names[2]]
 
+    def test_backed(self, few, model, tmp_path):
+        few.write_h5ad(tmp_path / "few.h5ad")
+        backed = ad.read_h5ad(tmp_path / "few.h5ad", backed="r")
+        for n_cells in (None, 2):
+            found, wanted = (
+                c2s.tl.explain(data, model, method="gradient", n_cells=n_cells)
+                for data in (backed, few)
+            )
+            pd.testing.assert_frame_equal(found, wanted)
+
     def test_nothing_is_written(self, few, model):
         before = few.copy()
         c2s.tl.explain(few, model)
@@ -367,6 +377,12 @@ class TestDeletion:
             half = 1.96 * gap.std() / np.sqrt(len(gap))  # normal theory beside the bootstrap
             assert line["low"] == pytest.approx(gap.mean() - half, abs=0.4 * half)
             assert line["high"] == pytest.approx(gap.mean() + half, abs=0.4 * half)
+
+    def test_one_cell_has_no_interval(self, few, model):
+        one = few[:1].copy()
+        found = c2s.tl.deletion_test(one, model, c2s.tl.explain(one, model), n_genes=3).summary
+        assert found[["low", "high"]].isna().all(axis=None)
+        assert found.drop(columns=["low", "high"]).notna().all(axis=None)
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.floats(-5, 5), min_size=8, max_size=60), st.integers(0, 3))

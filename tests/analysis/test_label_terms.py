@@ -137,6 +137,10 @@ class TestAnnotate:
             ({"every_term": True}, "every_term=True needs labels_below"),
             ({"back_off": True}, "back_off=True needs min_confidence"),
             ({"labels_below": "betta"}, "'betta' is no term.*nearest: beta"),
+            (
+                {"back_off": True, "min_confidence": 0.5, "unknown": "endocrine cell"},
+                "'endocrine cell' is one of the labels, or of the terms above them",
+            ),
         ],
     )
     def test_what_cannot_work_is_refused(self, few, model, cl, options, said):

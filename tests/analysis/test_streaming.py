@@ -17,6 +17,8 @@ from c2s.analysis.annotate import Annotation
 from c2s.cells.readers import is_current_h5ad
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 from c2s.corpus.sources.stored import StoredSource
+from c2s.decoding.engine import TransformersEngine
+from c2s.knowledge.ontology import Ontology, Term
 from c2s.models.directory import load_model
 
 CHUNK = 8
@@ -217,6 +219,40 @@ class TestRestart:
         assert done.resumed == 16
         assert_same(found, wanted)
 
+    def test_the_same_terms_that_mean_other_labels_begin_anew(self, source, out, model, asked):
+        """Both name the same terms; which label is which of them decides the sums."""
+        names = ["cell", "P", "Q", "R", "S"]
+        terms = [Term(f"X:{i}", n, ("X:0",) if i else ()) for i, n in enumerate(names)]
+        one, other = (
+            Ontology(terms, dict(zip(["acinar", "alpha", "beta", "delta"], ids, strict=True)))
+            for ids in (["X:1", "X:2", "X:3", "X:4"], ["X:2", "X:1", "X:3", "X:4"])
+        )
+        labels = ["acinar", "alpha", "beta", "delta"]
+        columns = Annotation.columns
+
+        def fails(self, start, stop, progress=None):
+            if start == 16:
+                raise RuntimeError("broken off")
+            return columns(self, start, stop, progress)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Annotation, "columns", fails)
+            with pytest.raises(RuntimeError, match="broken off"):
+                annotated(source, out, model, labels=labels, ontology=one)
+        with pytest.warns(C2SWarning, match="run with another options"):
+            _, found = annotated(source, out, model, labels=labels, ontology=other)
+        assert asked[-4:] == [0, 8, 16, 24]
+        rolled = found.obsm["c2s_cell_type_ancestors"]
+        np.testing.assert_allclose(rolled["P"], found.obsm["p"]["alpha"])
+
+    def test_a_model_without_its_weights_is_known_by_its_files(
+        self, source, out, model, model_folder, wanted
+    ):
+        """As `c2s annotate --engine vllm` opens it: the engine reads the weights itself."""
+        unread = load_model(model_folder, weights=False)
+        _, found = annotated(source, out, unread, engine=TransformersEngine(model))
+        np.testing.assert_array_equal(found.obsm["p"], wanted.obsm["p"])
+
     def test_a_batch_size_may_change(self, source, out, model, wanted, broken, asked):
         done, found = annotated(source, out, model, batch_size=1)
         assert (done.resumed, asked) == (16, [16, 24])
@@ -321,7 +357,7 @@ class TestCellsWithoutGenes:
         self.emptied(few, np.arange(30)).write_h5ad(tmp_path / "in.h5ad")
         with pytest.raises(InputError, match="no cell expresses any of the genes"):
             c2s.tl.embed_file(tmp_path / "in.h5ad", out, model)
-        assert not out.exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
 
 
 class TestRefused:
@@ -330,6 +366,8 @@ class TestRefused:
             annotated(source, out, model, key_added="cell_type")
         with pytest.raises(UsageError, match=r"obsm\['X_other'\] exists already"):
             c2s.tl.embed_file(source, out, model, key_added="X_other")
+        with pytest.raises(UsageError, match=r"obs\['h'\] would hold two results"):
+            annotated(source, out, model, key_added="h")
 
     def test_files(self, source, tmp_path, model):
         with pytest.raises(UsageError, match=r"out\.zarr: must end in \.h5ad"):

@@ -6,11 +6,13 @@ import json
 import sys
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import c2s as package
 from c2s.cli import main as cli
+from c2s.common.errors import C2SWarning
 
 
 @pytest.fixture
@@ -64,6 +66,31 @@ def test_json_and_parquet_and_the_deletion_test(explain, cut, model):
     assert facts["deletion_test"]["without_named"] == pytest.approx(line["without_named"], abs=1e-5)
     code, out, _ = explain("-o", "e.csv", "--deletion-test", 3, *options)
     assert "without its top 3 genes" in out.splitlines()[-1]
+
+
+def test_one_cell_has_no_interval(explain):
+    code, out, err = explain("-o", "e.csv", "--cells", 1, "--deletion-test", 3, "--json")
+    assert code == 0, err
+    found = json.loads(out, parse_constant=pytest.fail)["deletion_test"]
+    assert (found["low"], found["high"]) == (None, None)
+    assert 0 <= found["without_named"] <= 1
+    code, out, _ = explain("-o", "e.csv", "--cells", 1, "--deletion-test", 3)
+    assert out.strip().endswith(f"difference {found['difference']:.3f}")
+
+
+def test_the_prompt_names_the_organism_that_was_given(explain, cut, model):
+    options = ["--organism", "Mus musculus", "--deletion-test", 3, "--json"]
+    code, out, err = explain("-o", "e.csv", *options)
+    assert code == 0, err
+    assert "never saw organism 'Mus musculus'" in err
+    part, given = cut[::15].copy(), {"organism": "Mus musculus"}
+    with pytest.warns(C2SWarning, match="Mus musculus"):
+        table = package.tl.explain(part, model, **given)
+    with pytest.warns(C2SWarning, match="Mus musculus"):
+        test = package.tl.deletion_test(part, model, table, n_genes=3, **given)
+    np.testing.assert_allclose(pd.read_csv("e.csv")["value"], table["value"], atol=1e-6)
+    whole = test.summary.loc["probability", "all_genes"]
+    assert json.loads(out)["deletion_test"]["all_genes"] == pytest.approx(whole, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import pytest
 
 from c2s.cli import main as cli
 from c2s.cli.agreement import agreement
+from c2s.cli.files import text_lines
+from c2s.cli.options import gene_names
 
 EXCERPT = Path(__file__).parents[1] / "knowledge" / "data" / "cl_excerpt.obo"
 
@@ -118,6 +120,12 @@ class TestAnnotate:
         out = ["-o", tmp_path / "a.h5ad", "--model", sample_model_folder]
         code, _, err = c2s("annotate", h5ad, *out, "--what", "tissue", "--top-n", 2)
         assert (code, err) == (2, "c2s: --top-n goes with --what cell_type, not with tissue\n")
+        for option, value in (("--group-by", "region"), ("--cells-per-sample", 5)):
+            code, _, err = c2s("annotate", h5ad, *out, option, value)
+            assert (code, err) == (
+                2,
+                f"c2s: {option} goes with --what tissue or sample_cell_types\n",
+            )
         code, _, err = c2s("annotate", h5ad, *out, "--what", "organ")
         assert code == 2
         assert len(err.splitlines()) == 1
@@ -186,6 +194,16 @@ class TestCalibrate:
         code, _, err = c2s("calibrate", h5ad, "--model", own, "--truth", "label")
         assert code == 2
         assert err.startswith("c2s: obs has no column 'label'; it has: cell_type")
+
+
+class TestNamesInFiles:
+    def test_a_mark_of_the_encoding_is_no_part_of_the_first(self, tmp_path):
+        (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfT cell\r\n\r\nB cell\r\n")
+        assert text_lines(tmp_path / "labels.txt") == ["T cell", "B cell"]
+
+    def test_genes_of_a_file_are_read_without_its_matrix(self, h5ad, regions, monkeypatch):
+        monkeypatch.setattr(ad, "read_h5ad", None)
+        assert gene_names(h5ad) == list(regions.var_names)
 
 
 class TestGeneSet:

@@ -157,8 +157,13 @@ def test_a_model_is_known_by_its_content(model_folder, model, tmp_path):
     again.network.to("meta")
     before = model_digest(again)
     assert model_digest(again) == before
+    unread = load_model(tmp_path / "copy", weights=False)
+    digests = {model_digest(unread)}
+    assert model_digest(load_model(tmp_path / "copy", weights=False)) in digests
+    digests.add(model_digest(load_model(tmp_path / "copy", weights=False, dtype="bfloat16")))
     os.utime(tmp_path / "copy" / "model.safetensors", (1, 1))
     assert model_digest(again) != before
+    assert len({*digests, model_digest(unread)}) == 3
 
 
 def test_an_organism_must_be_known(model):

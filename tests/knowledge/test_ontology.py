@@ -115,6 +115,11 @@ class TestGraph:
         truth, found = ["pancreatic A cell"] * 2, ["pancreatic D cell", "pancreatic A cell"]
         assert ontology_distance(truth, found, cl.graph()).tolist() == [2, 0]
 
+    def test_a_label_of_ones_own_for_two_terms(self, diamond):
+        with pytest.raises(InputError, match="'t_x' is said to be two terms, X:3 and X:4"):
+            diamond.with_labels({"T x": "X:3", "t_x": "X:4"})
+        assert diamond.with_labels({"T x": "X:3", "t_x": "T cell"}).find("t-x") == "X:3"
+
     def test_an_id_twice(self):
         with pytest.raises(InputError, match="X:1 comes twice"):
             Ontology([Term("X:1", "a"), Term("X:1", "b")])
@@ -284,6 +289,7 @@ class TestFiles:
             ("a.obo", b"[Term]\n", "holds no term"),
             ("a.obo", b"\xff\xfe", "cannot be read"),
             ("a.obo.gz", b"no", "cannot be read"),
+            ("a.obo.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 9, "cannot be read"),
             ("a.json.zst", b"no", "cannot be read"),
             ("absent.obo", None, "cannot be read"),
         ],

@@ -353,6 +353,28 @@ class TestVerbs:
             expected.append(states[0].mean(0).numpy())
         np.testing.assert_allclose(few.obsm["X_c2s"], np.stack(expected), atol=1e-4)
 
+    def test_embedding_over_the_cell_leaves_out_what_begins_the_prompt(self, released, few):
+        c2s.tl.embed(few, released, organism=HUMAN, top_k=K, tokens="cell")
+        for text, found in zip(texts_of(few), few.obsm["X_c2s"], strict=True):
+            encoded = released.tokenizer.backend(text, return_offsets_mapping=True)
+            begin, end = text.index("Cell: ") + 6, text.index(".\nIts type")
+            inside = [b > begin and a < end for a, b in encoded["offset_mapping"]]
+            with torch.no_grad():
+                states = released.network(
+                    torch.tensor([encoded["input_ids"]]), output_hidden_states=True
+                ).hidden_states[-1][0]
+            np.testing.assert_allclose(found, states[torch.tensor(inside)].mean(0), atol=1e-4)
+
+    def test_the_deletion_test_asks_in_the_words_of_the_explanation(self, released, few):
+        """Prompts state K; with another than the model's own the label was as probable as when it was explained."""
+        given = {"organism": HUMAN, "top_k": K, "labels": LABELS, "gene_names": "name"}
+        few.var["name"], few.var_names = few.var_names, [f"ENSG{i:011}" for i in range(few.n_vars)]
+        table = c2s.tl.explain(few, released, **given)
+        found = c2s.tl.deletion_test(few, released, table, n_genes=2, n_random=1, **given).cells
+        c2s.tl.annotate(few, released, **given)
+        confidence = few.obs["c2s_confidence"][found["cell"]]
+        np.testing.assert_allclose(found["probability"], confidence, atol=1e-5)
+
     def test_cells_are_written_in_the_genes_given(self, released, few, monkeypatch):
         from c2s.decoding.engine import TransformersEngine
 
@@ -383,7 +405,7 @@ class TestVerbs:
     def test_what_is_missing_is_said_in_one_line(self, released, few):
         for call, said in (
             (lambda: c2s.tl.generate(released, "beta", organism=HUMAN), "genes="),
-            (lambda: c2s.tl.generate(released, organism=HUMAN, genes=["INS"]), "cell_type="),
+            (lambda: c2s.tl.generate(released, organism=HUMAN, genes=["INS"]), "by cell_type"),
             (lambda: c2s.tl.generate(released, "beta", genes=["INS"]), "organism="),
             (lambda: c2s.tl.annotate(few, released, organism=HUMAN), "give labels="),
             (
@@ -480,6 +502,24 @@ class TestCommands:
         )
         assert code == 2
         assert err == "c2s: give either --label or --labels, not both\n"
+
+    def test_explain_and_calibrate(self, run, make_folder, wording, few, tmp_path):
+        """A folder without c2s.json cannot keep a temperature, which is said before the work; a copy can."""
+        few.obs["label"] = LABELS
+        few.write_h5ad("cells.h5ad")
+        model = ("--model", make_folder("neox"), "--prompts", wording, "--device", "cpu")
+        given = (*model, "--organism", HUMAN, "--top-k", K)
+        candidates = [word for label in LABELS for word in ("--candidate", label)]
+        code, _, err = run("explain", "cells.h5ad", "-o", "e.csv", *candidates, *given)
+        assert (code, err) == (0, "")
+        labels = [word for label in LABELS for word in ("--label", label)]
+        calibrate = ("calibrate", "cells.h5ad", "--truth", "label", *labels, *given)
+        code, _, err = run("calibrate", "absent.h5ad", *given)
+        assert code == 2
+        assert err.endswith("can keep the temperature; give --out for a calibrated copy\n")
+        code, _, err = run(*calibrate, "-o", "calibrated")
+        assert code == 0, err
+        assert load_model(tmp_path / "calibrated").card.calibration["n_cells"] == 3
 
     def test_a_family_can_be_named(self, run, make_folder, wording, few, tmp_path):
         few.write_h5ad("cells.h5ad")

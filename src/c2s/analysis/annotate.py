@@ -17,7 +17,7 @@ from c2s.common.errors import InputError, UsageError
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
 from c2s.decoding.opening import EngineName, open_engine
-from c2s.decoding.prompts import label_prompts
+from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
@@ -84,7 +84,7 @@ def annotate(
         Where given, a cell whose best label has a probability below it gets `unknown` instead. The probability
         of its best label stays in `confidence_key`, and the label itself in the other tables.
     unknown
-        What such a cell is called; no label may have this name.
+        What such a cell is called; no label, or term that `back_off` may answer, may have this name.
     ontology
         What the labels are kinds of, such as the Cell Ontology: an `Ontology`, or a file as `read_ontology` takes it.
         It must know the labels by name or synonym, or by labels of your own that were read with it. Where given,
@@ -212,8 +212,6 @@ class Annotation:
             self.labels = candidates_below(
                 model, found, labels_below, every=every_term, strict=strict
             )
-        if min_confidence is not None and unknown in self.labels:
-            raise UsageError(f"unknown={unknown!r} is one of the labels; give another name")
         self.key, self.confidence_key, self.entropy_key = key_added, confidence_key, entropy_key
         self.probabilities_key, self.top_key = probabilities_key, f"{key_added}_top"
         self.min_confidence, self.unknown, self.top_n = min_confidence, unknown, top_n
@@ -226,6 +224,11 @@ class Annotation:
             and min_confidence is not None
         ):
             self._surer = BackOff(self.labels, self._above, found, min_confidence)
+        answers = self.labels if self._surer is None else self._surer.answers
+        if min_confidence is not None and unknown in answers:
+            raise UsageError(
+                f"unknown={unknown!r} is one of the labels, or of the terms above them; give another name"
+            )
         self.ancestors_key = f"{key_added}_ancestors"
         obsm = {
             probabilities_key: probabilities_key, self.top_key: top_n, self.ancestors_key: self._above,
@@ -250,7 +253,9 @@ class Annotation:
         """Return every parameter that decides what is said of a cell, by name."""
         names: dict[str, Any] = {"top_n": self.top_n, "unknown": self.unknown, "keys": self.slots}
         if self._above is not None:
-            names["terms"] = self._above.terms
+            names["terms"] = self._above.by_label()
+        if self._surer is not None:
+            names["higher"] = self._surer.order()
         return {**self.parameters, **self._further, **names}
 
     def columns(
@@ -469,14 +474,7 @@ class LabelScorer:
         self._engine = open_engine(model, engine, batch_size)
         self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
         self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
-        response = model.prompts.wording(CELL_TYPE.id).response
-        self._answers = [
-            [
-                *model.tokenizer.encode(response.fill({"cell_type": label})).tolist(),
-                *model.end_ids,
-            ]
-            for label in labels
-        ]
+        self._answers = label_answers(model, CELL_TYPE, labels)
 
     def scores(
         self, start: int, stop: int, progress: Callable[[int], None] | None = None
@@ -509,7 +507,7 @@ def candidates(
     UsageError
         There are none, or `strict` and the model never saw one.
     InputError
-        Two are the same for the model.
+        Two are the same for the model, or one is missing.
     """
     if labels is None:
         labels = model.known(condition)
@@ -517,6 +515,8 @@ def candidates(
             raise UsageError("the model remembers no labels; give labels=[…]")
     if isinstance(labels, str):
         raise UsageError("labels must be a list of texts")
+    if any(pd.isna(label) for label in labels):
+        raise InputError("labels: one is missing (NaN or None); leave it out")
     checked = [model.check_condition(condition, str(label), strict=strict) for label in labels]
     if len(set(checked)) != len(checked) or not checked:
         raise InputError("labels must be a list of different texts, at least one")

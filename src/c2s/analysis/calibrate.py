@@ -112,7 +112,7 @@ def _labelled(
         warn(
             f"{left:,} of {len(codes):,} cells have no label that is a candidate, and are left out"
         )
-    return adata[codes >= 0].copy(), codes[codes >= 0]
+    return adata[codes >= 0].to_memory(), codes[codes >= 0]
 
 
 def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:

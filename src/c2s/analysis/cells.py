@@ -228,6 +228,8 @@ def condition_texts(
     ------
     UsageError
         A condition is none of these.
+    InputError
+        The column has no value for a cell.
     """
     texts = {}
     for condition in task.conditions:
@@ -235,6 +237,12 @@ def condition_texts(
         if value is not None:
             texts[condition] = np.full(adata.n_obs, as_known(model, condition, value), dtype=object)
         elif condition in adata.obs and condition != task.target:
+            missing = adata.obs[condition].isna().to_numpy()
+            if missing.any():
+                raise InputError(
+                    f"obs[{condition!r}] has no value for {missing.sum():,} of {len(missing):,} cells (first: "
+                    f"{adata.obs.index[missing][0]!r}); fill it in, or give {condition}=…"
+                )
             column = adata.obs[condition].astype(str)
             spelled = {v: as_known(model, condition, v) for v in column.unique()}
             texts[condition] = np.array([spelled[v] for v in column], dtype=object)
@@ -264,15 +272,15 @@ def target(adata: AnnData, copy: bool) -> AnnData:
     return adata.copy() if copy else adata
 
 
-def claim(adata: AnnData, verb: str, slot: str, key: str) -> None:
-    """Refuse a key that holds something this package did not write there.
+def claim(adata: AnnData, verb: str, slot: str, *keys: str) -> None:
+    """Refuse keys that hold something this package did not write there.
 
     Raises
     ------
     UsageError
-        `adata.<slot>[key]` exists and was not written by the same verb.
+        `adata.<slot>[key]` exists and was not written by the same verb, or two keys are the same.
     """
-    refuse_taken(adata, verb, slot, [key], getattr(adata, slot))
+    refuse_taken(adata, verb, slot, keys, getattr(adata, slot))
 
 
 def refuse_taken(
@@ -283,9 +291,11 @@ def refuse_taken(
     Raises
     ------
     UsageError
-        One is.
+        One is, or two are the same.
     """
-    for key in keys:
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            raise UsageError(f"{slot}[{key!r}] would hold two results; give each another key")
         if key in there and key not in _written(adata, verb):
             raise UsageError(
                 f"{slot}[{key!r}] exists already and was not written by c2s; give another key"

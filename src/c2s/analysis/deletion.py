@@ -12,6 +12,7 @@ import pandas as pd
 from c2s.analysis.annotate import check_model
 from c2s.analysis.cells import condition_texts, opened_for
 from c2s.analysis.explain import Question, check_explanation, of_cell
+from c2s.cells.readers import expression
 from c2s.common.errors import InputError, UsageError, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
@@ -40,7 +41,7 @@ class DeletionTest:
     summary : pandas.DataFrame
         Rows "probability" and "log_p"; columns `all_genes`, `without_named`, `without_random` (means over cells),
         `difference` (the last minus the one before; above 0 the named genes matter more than others of their ranks),
-        and the 95 % interval of the difference over cells, `low` and `high`.
+        and the 95 % interval of the difference over cells, `low` and `high` (NaN for one cell).
     n_genes, n_random
         Genes taken out of a cell, and draws of others.
     """
@@ -61,6 +62,9 @@ def deletion_test(
     labels: Sequence[str] | None = None,
     temperature: float | None = None,
     organism: str | None = None,
+    top_k: int | None = None,
+    layer: str | None = None,
+    gene_names: Mapping[str, str] | str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
 ) -> DeletionTest:
@@ -82,8 +86,9 @@ def deletion_test(
         Genes with the highest values that are taken out together. A cell needs twice as many.
     n_random
         Draws of other genes.
-    labels, temperature, organism
-        As they were given to `explain`.
+    labels, temperature, organism, top_k, layer, gene_names
+        As they were given to `explain`. The last three matter to a released checkpoint only: its prompts state
+        `top_k`, and its genes are those of the data.
     batch_size
         Prompts in a batch; by default what fits the machine.
     seed
@@ -109,8 +114,8 @@ def deletion_test(
     for name, number in (("n_genes", n_genes), ("n_random", n_random)):
         if number < 1:
             raise UsageError(f"{name}={number} is not possible; it is at least 1")
-    model = opened_for(adata.var, model)
-    question = Question.of(model, labels, temperature, batch_size)
+    model = opened_for(expression(adata, layer)[1], model, gene_names)
+    question = Question.of(model, labels, temperature, batch_size, top_k=top_k)
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     cells = [
         cell
@@ -219,7 +224,9 @@ def _summary(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = {}
     for name in ("probability", "log_p"):
         difference = (table[f"{name}_random"] - table[f"{name}_named"]).to_numpy()
-        low, high = bootstrap_interval(np.mean, difference, seed=seed)
+        low, high = np.nan, np.nan
+        if len(difference) > 1:  # one cell does not say how cells differ
+            low, high = bootstrap_interval(np.mean, difference, seed=seed)
         rows[name] = {
             "all_genes": table[name].mean(),
             "without_named": table[f"{name}_named"].mean(),

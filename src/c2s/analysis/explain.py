@@ -17,6 +17,7 @@ from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
 from c2s.decoding.engine import GradientPath, TransformersEngine
+from c2s.decoding.prompts import label_answers
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
 from c2s.tokens.tokenizer import Segment
@@ -139,7 +140,7 @@ def explain(
     asked = _asked(question, label, adata.n_obs)
     if n_cells is not None:
         chosen = _draw(adata.n_obs, n_cells, seed)
-        adata, asked = adata[chosen].copy(), asked[chosen]
+        adata, asked = adata[chosen].to_memory(), asked[chosen]
     texts = condition_texts(adata, model, CELL_TYPE, {"organism": organism})
     cells = cells_for_model(
         adata, model, top_k=top_k, genes=genes, layer=layer, seed=seed, gene_names=gene_names
@@ -215,12 +216,7 @@ class Question:
     @cached_property
     def answers(self) -> list[list[int]]:
         """The token ids of each label with its end."""
-        encode = self.model.tokenizer.encode
-        response = self.model.prompts.wording(CELL_TYPE.id).response
-        return [
-            [*encode(response.fill({CELL_TYPE.target: label})).tolist(), *self.model.end_ids]
-            for label in self.labels
-        ]
+        return label_answers(self.model, CELL_TYPE, self.labels)
 
     def number(self, label: str) -> int:
         """Return the place of a label among the candidates.

@@ -143,7 +143,12 @@ class BackOff:
         names = [spelled.get(term, ontology.terms[term].name) for term in terms]
         self.answers = [*labels, *dict.fromkeys(name for name in names if name not in labels)]
         self._codes = np.array([self.answers.index(name) for name in names], dtype=np.int64)
+        self._names = names
         self._least = least
+
+    def order(self) -> list[tuple[str, int]]:
+        """Return the terms that can be answered, those that say most first: its name, and the terms below it."""
+        return list(zip(self._names, self._sizes.tolist(), strict=True))
 
     def answered(
         self, probabilities: np.ndarray, rolled: np.ndarray, unknown: str

@@ -24,6 +24,7 @@ from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_answers
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
 from c2s.tasks.multi_cell import SAMPLE_CELL_TYPES, TISSUE
@@ -130,8 +131,7 @@ def annotate_samples(
         "obsm": [probabilities_key] if probabilities_key else [],
     }
     for slot, keys in slots.items():
-        for key in keys:
-            claim(adata, "annotate_samples", slot, key)
+        claim(adata, "annotate_samples", slot, *keys)
     labels = candidates(model, labels, strict, "tissue" if task is TISSUE else "cell_type")
     model = opened_for(expression(adata, layer)[1], model, gene_names)
     texts = condition_texts(adata, model, task, {"organism": organism})
@@ -185,12 +185,12 @@ def draw_samples(
         The rows of each sample, in the order in which the model is shown them.
     """
     samples: list[np.ndarray] = []
-    for group in range(groups.max(initial=-1) + 1):
-        rows = np.flatnonzero((groups == group) & usable)
-        if shuffle:
-            rows = generator(seed, "samples", group).permutation(rows)
-        if len(rows):
-            samples += np.array_split(rows, -(-len(rows) // cells_per_sample))
+    rows = np.flatnonzero(usable & (groups >= 0))
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    numbers, starts = np.unique(groups[rows], return_index=True)
+    for group, members in zip(numbers.tolist(), np.split(rows, starts)[1:], strict=True):
+        drawn = generator(seed, "samples", group).permutation(members) if shuffle else members
+        samples += np.array_split(drawn, -(-len(drawn) // cells_per_sample))
     return samples
 
 
@@ -294,11 +294,7 @@ class _Asker:
 
     def tissue_answers(self) -> list[list[int]]:
         """Return the token ids of each tissue as an answer, with its end."""
-        tokenizer, response = self.model.tokenizer, self.wording.response
-        return [
-            [*tokenizer.encode(response.fill({"tissue": label})).tolist(), *self.model.end_ids]
-            for label in self.labels
-        ]
+        return label_answers(self.model, self.task, self.labels)
 
     def longest_answer(self, n_cells: int) -> int:
         """Return the most tokens that an answer about so many cells takes, its end counted."""

@@ -185,7 +185,10 @@ def stream(
         parts = _Parts(folder, _stamp(work, before, chunk_size))
         resumed = _finish(work, parts, adata.n_obs, chunk_size)
     starts = [start for start, _ in chunks(adata.n_obs, chunk_size)]
-    report_empty(np.concatenate([parts.empty(start) for start in starts]), adata.obs_names)
+    empty = np.concatenate([parts.empty(start) for start in starts])
+    if empty.all():
+        parts.remove()  # no later run could go on from it
+    report_empty(empty, adata.obs_names)
     if _identity(source) != before:
         raise InputError(f"{source}: the file changed while it was read; run the command again")
     widths = _write(source, out, adata, work, parts, starts)

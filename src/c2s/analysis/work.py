@@ -108,8 +108,7 @@ def fill(adata: AnnData, work: Work, chunk_size: int) -> None:
         The matrix cannot be ranked, or no cell has a gene that the model knows.
     """
     for slot, keys in work.slots.items():
-        for key in keys:
-            claim(adata, work.verb, slot, key)
+        claim(adata, work.verb, slot, *keys)
     with progress_bar(work.title, adata.n_obs * work.passes) as progress:
         parts = [work.columns(*rows, progress) for rows in chunks(adata.n_obs, chunk_size)]
     report_empty(np.concatenate([part.empty for part in parts]), adata.obs_names)

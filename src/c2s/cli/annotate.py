@@ -168,8 +168,14 @@ def annotate(
         ),
     ] = None,
     cells_per_sample: Annotated[
-        int, typer.Option("--cells-per-sample", help="Cells of a sample, at most.", min=1)
-    ] = 5,
+        int | None,
+        typer.Option(
+            "--cells-per-sample",
+            help="Cells of a sample, at most; by default 5.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
@@ -208,6 +214,9 @@ def annotate(
     before, column = "", key or f"c2s_{what.removesuffix('s')}"
     sure = confidence_key or ("c2s_confidence" if what == "cell_type" else f"{column}_confidence")
     if what == "cell_type":
+        for option, value in (("--group-by", group_by), ("--cells-per-sample", cells_per_sample)):
+            if value:
+                raise UsageError(f"{option} goes with --what tissue or sample_cell_types")
         terms = _ontology(ontology, label_terms, bool(labels_below or back_off))
         made: list[Annotation] = []
 
@@ -231,7 +240,8 @@ def annotate(
     else:
         alone = {
             "--views": views > 1, "--top-n": top_n, "--entropy-key": entropy_key, "--back-off": back_off,
-            "--min-confidence": min_confidence is not None, "--labels-below": labels_below,
+            "--min-confidence": min_confidence is not None, "--unknown": unknown != "unknown",
+            "--labels-below": labels_below,
             "--every-term": every_term, "--ontology": ontology, "--label-terms": label_terms,
             "--chunk-size": chunk_size, "--engine": engine != "transformers",
         }  # fmt: skip
@@ -245,7 +255,7 @@ def annotate(
         annotate_samples(
             adata, open_model(model, device, dtype, device_map, quantize, profile, prompts), what, wanted,
             groupby=group_by or None, key_added=column, confidence_key=sure,
-            cells_per_sample=cells_per_sample, layer=layer, **shared,
+            cells_per_sample=cells_per_sample or 5, layer=layer, **shared,
         )  # fmt: skip
         write_h5ad(adata, out)
         obs, candidates = adata.obs, adata.uns["c2s"]["annotate_samples"]["parameters"]["labels"]

@@ -17,11 +17,15 @@ from c2s.cli.options import (
     Input,
     Layer,
     ModelName,
+    Organism,
+    Profile,
+    Prompts,
     Seed,
     TopK,
     genes_option,
     open_model,
 )
+from c2s.common.errors import UsageError
 
 
 def calibrate(
@@ -47,9 +51,9 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    organism: Annotated[
-        str | None, typer.Option("--organism", help="As 'Homo sapiens'.", show_default=False)
-    ] = None,
+    organism: Organism = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     views: Annotated[
         int, typer.Option("--views", help="As many as annotate will be asked for.", min=1)
     ] = 1,
@@ -65,8 +69,13 @@ def calibrate(
     """Fit how sure annotation may be, on labelled cells that the model was not trained on; the model keeps it."""
     from c2s.analysis.calibrate import calibrate as run
     from c2s.cells.readers import read
+    from c2s.models.directory import C2S_JSON
 
-    asked = open_model(model, device, None)
+    asked = open_model(model, device, None, profile=profile, prompts=prompts)
+    if out is None and not (Path(asked.source) / C2S_JSON).is_file():
+        raise UsageError(
+            f"{asked.source}: is no folder whose c2s.json can keep the temperature; give --out for a calibrated copy"
+        )
     found = run(
         read(source), asked, truth, labels or None, organism=organism, views=views, top_k=top_k,
         genes=genes_option(genes), layer=layer, batch_size=batch_size, seed=seed,

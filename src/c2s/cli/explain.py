@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,10 @@ from c2s.cli.options import (
     Input,
     Layer,
     ModelName,
+    Organism,
     Out,
+    Profile,
+    Prompts,
     Seed,
     TopK,
     genes_option,
@@ -88,6 +92,9 @@ def explain(
     dtype: Dtype = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
+    organism: Organism = None,
+    profile: Profile = None,
+    prompts: Prompts = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -109,16 +116,17 @@ def explain(
                 f"{', '.join(map(str, adata.obs.columns)) or 'none'}"
             )
         asked = adata.obs[label_key].astype(str).tolist()
-    opened = open_model(model, device, dtype)
+    opened = open_model(model, device, dtype, profile=profile, prompts=prompts)
+    shared: dict[str, Any] = {
+        "labels": candidates or None, "organism": organism, "layer": layer, "top_k": top_k,
+        "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
     table = run(
-        adata, opened, asked, method=method, labels=candidates or None, n_cells=n_cells,  # type: ignore[arg-type]
-        genes=genes_option(genes), layer=layer, top_k=top_k, batch_size=batch_size, seed=seed,
+        adata, opened, asked, method=method, n_cells=n_cells, genes=genes_option(genes), **shared  # type: ignore[arg-type]
     )  # fmt: skip
     _write(table, out)
-    test = deletion and deletion_test(
-        adata, opened, table, n_genes=deletion, labels=candidates or None, batch_size=batch_size, seed=seed
-    )  # fmt: skip
-    _report(table, top_genes(table, top_n), test or None, out, as_json)
+    test = None if deletion is None else deletion_test(adata, opened, table, n_genes=deletion, **shared)  # fmt: skip
+    _report(table, top_genes(table, top_n), test, out, as_json)
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -151,10 +159,12 @@ def _report(
         lines.append(f"{label} ({of_label[label]:,} cells): {genes}")
     if test is not None:
         line = {str(k): v for k, v in test.summary.loc["probability"].to_dict().items()}
-        facts["deletion_test"] = {"genes": test.n_genes, **line}
+        known = {name: None if isnan(value) else value for name, value in line.items()}
+        facts["deletion_test"] = {"genes": test.n_genes, **known}
+        interval = "" if isnan(line["low"]) else f" ({line['low']:.3f} to {line['high']:.3f})"
         lines.append(
             f"probability of the label {line['all_genes']:.3f}; without its top {test.n_genes:,} genes "
             f"{line['without_named']:.3f}, without others of the same ranks {line['without_random']:.3f}: "
-            f"difference {line['difference']:.3f} ({line['low']:.3f} to {line['high']:.3f})"
+            f"difference {line['difference']:.3f}{interval}"
         )
     say(as_json, facts, "\n".join(lines))

@@ -26,7 +26,7 @@ def text_lines(path: Path) -> list[str]:
         It cannot be read as text.
     """
     try:
-        lines = (line.strip() for line in path.read_text("utf-8").splitlines())
+        lines = (line.strip() for line in path.read_text("utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
     return [line for line in lines if line]

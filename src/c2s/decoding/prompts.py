@@ -1,8 +1,8 @@
-"""Prompts about cells as token ids: what annotation asks, and what embedding reads."""
+"""Prompts about cells as token ids: what annotation asks, what embedding reads, and answers that are labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +69,14 @@ def label_segments(
         values = {name: str(column[row]) for name, column in texts.items()}
         stated = model.stated_genes(len(columns), top_k)
         yield task.ask(template, values, columns, stated)
+
+
+def label_answers(model: Model, task: Task, labels: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of each label as the answer to a task, with its end."""
+    encode, response = model.tokenizer.encode, model.prompts.wording(task.id).response
+    return [
+        [*encode(response.fill({task.target: label})).tolist(), *model.end_ids] for label in labels
+    ]
 
 
 def as_known(model: Model, condition: str, value: str) -> str:

@@ -93,9 +93,9 @@ def embed_ranked(
     prompts = [model.encode_prompt(parts) for parts in segments]
     over = None
     if tokens == "cell":
+        begin = np.zeros(len(model.begin_ids), dtype=bool)  # no part of the cell
         over = [
-            cell_tokens(model.tokenizer, parts, len(prompt) - len(model.begin_ids))
-            + len(model.begin_ids)
+            np.concatenate([begin, cell_tokens(model.tokenizer, parts, len(prompt) - len(begin))])
             for parts, prompt in zip(segments, prompts, strict=True)
         ]
     embedded = TransformersEngine(model, batch_size).embed(prompts, progress, over)
@@ -237,14 +237,22 @@ class C2SEncoder:
 def model_digest(model: Model) -> str:
     """Return a SHA-256 (hexadecimal) of all of a model that decides its answers: weights, tokenizer, card, wording.
 
-    Weights that do not fit the machine's memory at once (`device_map`) are known by the files that they come from.
+    Weights that are not in memory, or do not fit there at once (`device_map`), are known by the files that they come
+    from.
     """
     settings = {"card": model.card.model_dump(), "wording": model.prompts.texts()}
-    if any(weight.is_meta for weight in model.network.parameters()):
-        files = sorted(Path(model.source).glob("*.safetensors"))
-        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return _digest(model, {**settings, "source": model.source, "files": facts}, weights=False)
-    return _digest(model, settings)
+    if not model.has_network and model.files is not None:
+        folder, dtype = model.files.folder, model.files.dtype
+    elif any(weight.is_meta for weight in model.network.parameters()):
+        folder, dtype = Path(model.network.name_or_path), str(model.network.dtype)
+    else:
+        return _digest(model, settings)
+    facts = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(folder.glob("*.safetensors"))
+    ]
+    where = {"source": model.source, "dtype": dtype, "files": facts}
+    return _digest(model, {**settings, **where}, weights=False)
 
 
 def _digest(model: Model, settings: Mapping[str, object], *, weights: bool = True) -> str:

@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,7 +81,7 @@ class Ontology:
     Raises
     ------
     InputError
-        An id comes twice, or a label stands for a term that is not there.
+        An id comes twice, or a label stands for a term that is not there, or for two.
 
     Examples
     --------
@@ -116,7 +117,11 @@ class Ontology:
                 raise InputError(
                     f"ontology: {label!r} is said to be {named!r}, which is no term{self._hint(named)}"
                 )
-            self._own[_folded(label)] = found
+            if self._own.setdefault(_folded(label), found) != found:
+                raise InputError(
+                    f"ontology: {label!r} is said to be two terms, {self._own[_folded(label)]} and {found}; case and "
+                    "dashes do not tell labels apart"
+                )
 
     def __len__(self) -> int:
         """Return the number of terms."""
@@ -318,6 +323,14 @@ class TermsAbove:
         )
         self.columns = [_column(ontology.terms[term]) for term in self.terms]
         self._counted = np.array([[t in a for t in self.terms] for a in above], dtype=np.float64)
+        self._labels = list(labels)
+
+    def by_label(self) -> dict[str, list[str]]:
+        """Return for each label the columns that its probability is counted in."""
+        return {
+            label: [column for column, counted in zip(self.columns, row, strict=True) if counted]
+            for label, row in zip(self._labels, self._counted, strict=True)
+        }
 
     def sums(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the probability of each term for each cell from those of the labels; a missing row stays missing.
@@ -376,7 +389,9 @@ def read_ontology(
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read a table of two columns separated by a tab, label and term; a first line without a term id is a heading.
+    """Read a table of two columns separated by a tab, label and term.
+
+    A first line with "term", "id", "CL id" or the like in place of a term is a heading.
 
     Raises
     ------
@@ -430,7 +445,7 @@ def _text(path: Path) -> str:
 
             raw = pa.input_stream(pa.BufferReader(raw), compression="zstd").read()
         return raw.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
