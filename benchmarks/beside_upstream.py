@@ -1,6 +1,6 @@
 """Annotation, embedding and generation beside the `cell2sentence` package: one model, the same cells, in turn.
 
-    pip install --no-deps cell2sentence==1.2.0
+    pip install --no-deps cell2sentence==1.2.0 plotnine mizani; pip install datasets
     python scripts/fetch_tokenizers.py
     python benchmarks/text_model.py text-model
     python benchmarks/beside_upstream.py text-model --json beside.json
@@ -9,9 +9,12 @@
 The package is asked as its own functions ask (`generate_from_prompt`, `embed_cells_batched` and
 `generate_from_prompt_batched`, its batch of eight), but with the model loaded once, in float32, and prompts made
 beforehand, so that it is measured at its best. Ours are the verbs `c2s.tl.annotate`, `embed` and `generate` with all
-that they do, ranking included. The **floor** is one forward pass of the network's body, without output head, cache or
-autograd, over the same tokens without padding, at its best batch size. In each round everything runs once; a ratio is
-taken within its round. `--plain` takes a Hugging Face folder that never saw cells: speed only.
+that they do, ranking included. A model as little trained as this one often ends a cell at once; so the package is told
+to write as many tokens as a real cell has: its batch of eight, beside `--generate-own` cells in our default batch.
+
+The **floor** is one forward pass of the network's body, without output head, cache or autograd, over the same tokens
+without padding, at its best batch size. In each round everything runs once; a ratio, of cells a second, is taken within
+its round. `--plain` takes a Hugging Face folder that never saw cells: speed only.
 """
 
 from __future__ import annotations
@@ -54,7 +57,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plain", type=Path, help="a Hugging Face folder instead; speed only")
     parser.add_argument("--annotate", type=int, default=32, help="cells annotated in a round")
     parser.add_argument("--embed", type=int, default=32, help="cells embedded in a round")
-    parser.add_argument("--generate", type=int, default=8, help="cells generated in a round")
+    parser.add_argument(
+        "--generate", type=int, default=8, help="cells that the package generates in a round"
+    )
+    parser.add_argument(
+        "--generate-own", type=int, default=32, help="cells that we generate in a round"
+    )
     parser.add_argument(
         "--accuracy", type=int, default=0, help="cells annotated by both once, for their accuracy"
     )
@@ -87,7 +95,7 @@ def load(options: argparse.Namespace) -> tuple[Model, Path, AnnData]:
 class Upstream:
     """The package, with a model that is loaded once."""
 
-    def __init__(self, folder: Path, batch: int) -> None:
+    def __init__(self, folder: Path, batch: int, tokens_a_cell: int) -> None:
         import cell2sentence as cs
         from transformers import AutoModelForCausalLM
 
@@ -95,7 +103,7 @@ class Upstream:
         with quiet():
             self.model = cs.CSModel(str(folder), self.scratch.name, "model")
             self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.batch = batch
+        self.batch, self.tokens_a_cell = batch, tokens_a_cell
 
     def prompts(self, task: str, cells: AnnData) -> list[str]:
         """Return what the package asks about cells (annotation), or for cells of their types (generation)."""
@@ -129,12 +137,12 @@ class Upstream:
         )
 
     def generate(self, prompts: Sequence[str]) -> list[str]:
-        """Return what is written behind each prompt, in the package's batches."""
+        """Return what is written behind each prompt, in the package's batches, as long as a real cell."""
         batches = [list(prompts[i : i + self.batch]) for i in range(0, len(prompts), self.batch)]
+        length = {"min_new_tokens": self.tokens_a_cell, "max_num_tokens": self.tokens_a_cell + 1}
+        ask = self.model.generate_from_prompt_batched
         with quiet():
-            return [
-                text for b in batches for text in self.model.generate_from_prompt_batched(self.network, b, **SAMPLING)
-            ]  # fmt: skip
+            return [text for b in batches for text in ask(self.network, b, **length, **SAMPLING)]
 
 
 @contextlib.contextmanager
@@ -190,7 +198,9 @@ def measured(
              for name, of in part.items()}  # fmt: skip
     tokens = {name: own_prompts(model, part[name]) for name in ("annotate", "embed")}
     best = min(SIZES, key=lambda size: seconds(lambda: body_pass(model, tokens["embed"], size)))
-    kinds = part["generate"].obs["cell_type"].astype(str).tolist()
+    kinds = np.resize(part["generate"].obs["cell_type"].astype(str), options.generate_own).tolist()
+    n_cells = {(name, side): options.generate_own if (name, side) == ("generate", "ours") else of.n_obs
+               for name, of in part.items() for side in ("package", "floor", "ours")}  # fmt: skip
     written: dict[str, list[str]] = {}
 
     def ours(seed: int) -> None:
@@ -224,12 +234,16 @@ def measured(
             for side, work in sides.items():
                 found[name].setdefault(side, []).append(seconds(work))
         print(f"round {round_ + 1}: " + "; ".join(
-            f"{name} " + ", ".join(f"{side} {part[name].n_obs / s[-1]:.2f}/s" for side, s in sides.items())
+            f"{name} " + ", ".join(f"{side} {n_cells[name, side] / s[-1]:.2f}/s" for side, s in sides.items())
             for name, sides in found.items()), flush=True)  # fmt: skip
     words = frozenset(model.vocabulary.words)
     return {
-        "seconds": found,
-        "cells": {name: of.n_obs for name, of in part.items()},
+        "seconds a cell": {
+            name: {side: [t / n_cells[name, side] for t in s] for side, s in sides.items()}
+            for name, sides in found.items()
+        },
+        "cells": {name: of.n_obs for name, of in part.items()}
+        | {"generated by us": options.generate_own},
         "tokens a prompt": float(np.mean([len(p) for p in tokens["embed"]])),
         "best batch of the floor": best,
         "valid": {side: valid_share(texts, words) for side, texts in written.items()},
@@ -239,10 +253,9 @@ def measured(
 def summary(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return cells a second (median) and ratios of each task, median and range over rounds."""
     table: dict[str, dict[str, Any]] = {}
-    for name, sides in result["seconds"].items():
-        n = result["cells"][name]
+    for name, sides in result["seconds a cell"].items():
         row: dict[str, Any] = {
-            side: round(n / statistics.median(s), 3) for side, s in sides.items()
+            side: round(1 / statistics.median(s), 3) for side, s in sides.items()
         }
         for other, label in (("package", "times the package"), ("floor", "of the floor")):
             if other in sides:
@@ -298,17 +311,22 @@ def main() -> None:
     random.seed(0)
     torch.manual_seed(0)
     model, folder, cells = load(options)
-    upstream = Upstream(folder, options.upstream_batch)
+    real = cells_for_model(cells[:64].copy(), model)
+    tokens = [len(model.tokenizer.gene_tokens.gather(real.to_columns(i))) for i in range(len(real))]
+    upstream = Upstream(folder, options.upstream_batch, round(float(np.mean(tokens))))
     print(f"{model.n_parameters:,} parameters, {cells.n_obs:,} cells to draw from, "
           f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")  # fmt: skip
     result: dict[str, Any] = {"machine": machine(), "parameters": model.n_parameters}
+    result["tokens a cell"] = upstream.tokens_a_cell
     result.update(measured(model, upstream, cells, options))
     result["pooling"] = pooling(model, upstream, cells)
     if options.accuracy:
         result["accuracy"] = accuracy(model, upstream, cells, options.accuracy)
     result["summary"] = summary(result)
     print(
-        json.dumps({k: v for k, v in result.items() if k not in ("seconds", "machine")}, indent=1)
+        json.dumps(
+            {k: v for k, v in result.items() if k not in ("seconds a cell", "machine")}, indent=1
+        )
     )
     if options.json:
         from c2s.common.files import atomic_file

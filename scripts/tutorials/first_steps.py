@@ -12,7 +12,8 @@ two minutes on two cores. `c2s demo` does the same with a longer training and me
     ),
     (
         "code",
-        """import tempfile
+        """%matplotlib inline
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ model = trained.model
 model.save(folder / "model")
 print(model)""",
     ),
-    ("code", """c2s.pl.loss_curves(trained.log.losses);"""),
+    ("code", """c2s.pl.loss_curves(trained.log.losses).figure"""),
     (
         "md",
         """## Annotation

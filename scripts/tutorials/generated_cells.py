@@ -12,7 +12,8 @@ catches what. It takes about three minutes on two cores.""",
     ),
     (
         "code",
-        """import tempfile
+        """%matplotlib inline
+import tempfile
 from pathlib import Path
 
 import anndata as ad
@@ -74,9 +75,9 @@ what it is about: these cells have one donor.""",
     (
         "code",
         """print(found.facts["intervals"])
-c2s.pl.evaluation_bars(found, scope="together");""",
+c2s.pl.evaluation_bars(found, scope="together")""",
     ),
-    ("code", """c2s.pl.evaluation_conditions(found, "energy_distance");"""),
+    ("code", """c2s.pl.evaluation_conditions(found, "energy_distance")"""),
     (
         "md",
         """What had too few cells is left out by name, with the reason. scFID wants four cells a dimension on each side.""",
@@ -137,7 +138,7 @@ By every distance the copies are excellent too: of course, they are real cells. 
         "code",
         """pd.DataFrame({name: each.facts["memorisation"] for name, each in results.items()}).T""",
     ),
-    ("code", """c2s.pl.nearest_training(results["copies"]);"""),
+    ("code", """c2s.pl.nearest_training(results["copies"])"""),
     (
         "md",
         """A ratio far below 1, and more than a few per cent of cells below the 5th percentile of real cells, are copies.
