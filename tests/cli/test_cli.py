@@ -18,7 +18,6 @@ import scipy.sparse as sp
 from c2s import tl
 from c2s.cells.sentences import cell_sentences
 from c2s.cli import main as cli
-from c2s.cli.options import gene_names
 from c2s.models.directory import load_model
 
 
@@ -299,14 +298,6 @@ def test_generate_with_soft_control(c2s, model_folder, tmp_path):
         genes = set(line.split("\t")[1].split())
         assert {"SST", "TTR"} <= genes
         assert not genes & {"INS", "GCG"}
-
-
-def test_the_genes_of_a_file_are_read_without_its_matrix(h5ad, cut, monkeypatch):
-    asked = []
-    read = ad.read_h5ad
-    monkeypatch.setattr(ad, "read_h5ad", lambda *a, **k: asked.append(k) or read(*a, **k))
-    assert gene_names(h5ad) == list(cut.var_names)
-    assert asked == [{"backed": "r"}]
 
 
 def test_generate_without_many_genes(c2s, model_folder, cut_genes):

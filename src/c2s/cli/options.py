@@ -153,11 +153,12 @@ def gene_names(path: Path) -> list[str]:
     """Return the genes of a file with one name a line, or of an .h5ad file."""
     if path.suffix != ".h5ad":
         return text_lines(path)
-    from c2s.cells.readers import read
+    from c2s.cells.readers import is_current_h5ad, read, read_tables
     from c2s.cells.vocabulary import GeneVocabulary
 
     # The matrix stays on the disk, since it may be larger than the memory.
-    return list(GeneVocabulary.from_var(read(path, backed=True).var).symbols)
+    adata = read_tables(path)[0] if is_current_h5ad(path) else read(path)
+    return list(GeneVocabulary.from_var(adata.var).symbols)
 
 
 def genes_option(value: str | None) -> list[str] | str | None:
