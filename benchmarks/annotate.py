@@ -123,6 +123,39 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def best_size(model: Model, prompts: Sequence[np.ndarray]) -> tuple[int, dict[int, float]]:
+    """Return the batch size at which the floor is fastest, and its seconds at each size."""
+    by_size = {
+        size: min(seconds(lambda s=size: floor(model, prompts, s)) for _ in range(2))
+        for size in SIZES
+    }
+    print(
+        "floor by batch size: "
+        + ", ".join(f"{s}: {len(prompts) / t:.2f}/s" for s, t in by_size.items())
+    )
+    return min(by_size, key=lambda s: by_size[s]), by_size
+
+
+def beside_the_floor(
+    runs: dict[str, Callable[[], object]], n_cells: int, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Run everything once in each round, the first of `runs` being the floor; print and return rates and ratios."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, work in runs.items():
+            times[name].append(seconds(work))
+    result = {}
+    for name, values in times.items():
+        rates = [n_cells / t for t in values]
+        ratios = [t / f for t, f in zip(values, next(iter(times.values())), strict=True)]
+        result[name] = {"cells_per_second": rates, "times_the_floor": ratios}
+        print(
+            f"{name:45s} {statistics.median(rates):6.2f} cells/s ({min(rates):.2f}–{max(rates):.2f}), "
+            f"{statistics.median(ratios):.3f} × the floor ({min(ratios):.3f}–{max(ratios):.3f})"
+        )
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, default=Path(".tokenizers/gpt-neox"))
@@ -145,34 +178,13 @@ def main() -> None:
         engine.score(prompts[:4], answers) - copied(model, prompts[:4], answers, 4)
     ).max()
     print(f"largest difference of the log-probabilities of the two: {difference:.1e}")
-    by_size = {
-        size: min(seconds(lambda s=size: floor(model, prompts, s)) for _ in range(2))
-        for size in SIZES
-    }
-    best = min(by_size, key=lambda s: by_size[s])
-    print(
-        "floor by batch size: "
-        + ", ".join(f"{s}: {len(prompts) / t:.2f}/s" for s, t in by_size.items())
-    )
-
+    best, by_size = best_size(model, prompts)
     runs: dict[str, Callable[[], object]] = {
         FLOOR: lambda: floor(model, prompts, best),
         NEW: lambda: engine.score(prompts, answers),
         OLD: lambda: copied(model, prompts, answers, options.old_batch_size),
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, work in runs.items():
-            times[name].append(seconds(work))
-    result = {}
-    for name, values in times.items():
-        rates = [len(prompts) / t for t in values]
-        ratios = [t / f for t, f in zip(values, times[FLOOR], strict=True)]
-        result[name] = {"cells_per_second": rates, "times_the_floor": ratios}
-        print(
-            f"{name:45s} {statistics.median(rates):6.2f} cells/s ({min(rates):.2f}–{max(rates):.2f}), "
-            f"{statistics.median(ratios):.3f} × the floor ({min(ratios):.3f}–{max(ratios):.3f})"
-        )
+    result = beside_the_floor(runs, len(prompts), options.rounds)
     if options.json:
         options.json.write_text(
             json.dumps({"difference": difference, "floor": by_size, **result}, indent=1)

@@ -27,7 +27,6 @@ import os
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,13 @@ import torch
 from anndata import AnnData
 
 import c2s
+from annotate import best_size, floor, seconds
 from c2s.analysis.cells import cells_for_model, condition_texts
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.decoding.prompts import label_prompts
 from c2s.models.directory import Model, attach, load_model
 from c2s.tasks.single_cell import CELL_TYPE
 
-#: Batch sizes tried for the floor.
-SIZES = (1, 2, 4, 8, 16)
 TOP_K = 200
 #: What the tutorials of the package sample with, by its own API's names.
 SAMPLING = {"do_sample": True, "top_k": 50, "top_p": 0.95}
@@ -159,23 +157,6 @@ def own_prompts(model: Model, cells: AnnData) -> list[np.ndarray]:
     )
 
 
-def body_pass(model: Model, prompts: Sequence[np.ndarray], size: int) -> None:
-    """Run the body over as many tokens as the prompts have, in rows of their mean length, `size` at once."""
-    stream = np.concatenate(prompts)
-    rows = torch.from_numpy(stream[: len(stream) // len(prompts) * len(prompts)]).view(
-        len(prompts), -1
-    )
-    with torch.inference_mode():
-        for first in range(0, len(rows), size):
-            model.network.base_model(input_ids=rows[first : first + size], use_cache=False)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def valid_share(texts: Sequence[str], words: frozenset[str]) -> dict[str, float]:
     """Return the shares of words that are genes, of repeats among them, and of cells of exactly K different genes."""
     split = [text.rstrip(".").split() for text in texts]
@@ -197,7 +178,7 @@ def measured(
     asked = {name: upstream.prompts("cell_type_generation" if name == "generate" else "cell_type_prediction", of)
              for name, of in part.items()}  # fmt: skip
     tokens = {name: own_prompts(model, part[name]) for name in ("annotate", "embed")}
-    best = min(SIZES, key=lambda size: seconds(lambda: body_pass(model, tokens["embed"], size)))
+    best, _ = best_size(model, tokens["embed"])
     kinds = np.resize(part["generate"].obs["cell_type"].astype(str), options.generate_own).tolist()
     n_cells = {(name, side): options.generate_own if (name, side) == ("generate", "ours") else of.n_obs
                for name, of in part.items() for side in ("package", "floor", "ours")}  # fmt: skip
@@ -220,12 +201,12 @@ def measured(
         ways: dict[str, dict[str, Callable[[], object]]] = {
             "annotate": {
                 "package": lambda: upstream.annotate(asked["annotate"]),
-                "floor": lambda: body_pass(model, tokens["annotate"], best),
+                "floor": lambda: floor(model, tokens["annotate"], best),
                 "ours": lambda: c2s.tl.annotate(part["annotate"], model),
             },
             "embed": {
                 "package": lambda: upstream.embed(asked["embed"]),
-                "floor": lambda: body_pass(model, tokens["embed"], best),
+                "floor": lambda: floor(model, tokens["embed"], best),
                 "ours": lambda: c2s.tl.embed(part["embed"], model),
             },
             "generate": {"package": theirs, "ours": lambda seed=round_: ours(seed)},

@@ -15,14 +15,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from annotate import SIZES, floor, model_and_cells, seconds
+from annotate import beside_the_floor, best_size, floor, model_and_cells
 from c2s.decoding.engine import TransformersEngine
 from c2s.models.directory import Model
 
@@ -71,33 +70,13 @@ def main() -> None:
     )
     difference = float(np.abs(engine.embed(prompts[:4]) - left_padded(model, prompts[:4], 4)).max())
     print(f"largest difference of the two: {difference:.1e}")
-    by_size = {
-        size: min(seconds(lambda s=size: floor(model, prompts, s)) for _ in range(2))
-        for size in SIZES
-    }
-    best = min(by_size, key=lambda s: by_size[s])
-    print(
-        "floor by batch size: "
-        + ", ".join(f"{s}: {len(prompts) / t:.2f}/s" for s, t in by_size.items())
-    )
+    best, by_size = best_size(model, prompts)
     runs: dict[str, Callable[[], object]] = {
         FLOOR: lambda: floor(model, prompts, best),
         NEW: lambda: engine.embed(prompts),
         OLD: lambda: left_padded(model, prompts, options.old_batch_size),
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, work in runs.items():
-            times[name].append(seconds(work))
-    result = {}
-    for name, values in times.items():
-        rates = [len(prompts) / t for t in values]
-        ratios = [t / f for t, f in zip(values, times[FLOOR], strict=True)]
-        result[name] = {"cells_per_second": rates, "times_the_floor": ratios}
-        print(
-            f"{name:45s} {statistics.median(rates):6.2f} cells/s ({min(rates):.2f}–{max(rates):.2f}), "
-            f"{statistics.median(ratios):.3f} × the floor ({min(ratios):.3f}–{max(ratios):.3f})"
-        )
+    result = beside_the_floor(runs, len(prompts), options.rounds)
     if options.json:
         options.json.write_text(
             json.dumps({"difference": difference, "floor": by_size, **result}, indent=1)

@@ -291,9 +291,17 @@ class TestLabels:
             c2s.tl.annotate(few, model, labels=["beta", "kidney"], strict=True)
         assert "c2s_cell_type" not in few.obs
 
-    @pytest.mark.parametrize("labels", [["beta", "Beta"], ["beta", "beta"], []])
-    def test_a_list_that_cannot_work(self, few, model, labels):
-        with pytest.raises(InputError, match="different texts, at least one"):
+    @pytest.mark.parametrize(
+        ("labels", "said"),
+        [
+            (["beta", "Beta"], "listed more than once: beta"),
+            (["kidney", "beta", "beta"], "listed more than once: beta"),
+            ([], "the list is empty"),
+        ],
+    )
+    def test_a_list_that_cannot_work(self, few, model, labels, said):
+        """It is said before an unknown label is warned of."""
+        with pytest.raises(InputError, match=f"different texts, at least one; {said}"):
             c2s.tl.annotate(few, model, labels=labels)
 
     @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import warnings
 
 import anndata as ad
 import h5py
@@ -17,29 +16,7 @@ import scipy.sparse as sp
 
 from c2s import tl
 from c2s.cells.sentences import cell_sentences
-from c2s.cli import main as cli
 from c2s.models.directory import load_model
-
-
-@pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
-    """Return a function that runs `c2s ARGS` and gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("C2S_MODEL", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, args)])
-        code = 0
-        with warnings.catch_warnings():
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

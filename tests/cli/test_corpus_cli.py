@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-
-from c2s.cli import main as cli
 
 RECIPE = {
     "sources": [{"data": "cells.h5ad"}],
@@ -29,24 +25,11 @@ RECIPE = {
 }
 
 
-def run_cli(capsys, monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", ["c2s", *map(str, args)])
-    code = 0
-    with warnings.catch_warnings():
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 @pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
+def c2s(c2s, monkeypatch):
     """Return a function that runs `c2s corpus ARGS` and gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *args: run_cli(capsys, monkeypatch, "corpus", *args)
+    return lambda *args: c2s("corpus", *args)
 
 
 @pytest.fixture(scope="module")

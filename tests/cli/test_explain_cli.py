@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import c2s as package
-from c2s.cli import main as cli
 from c2s.common.errors import C2SWarning
 
 
 @pytest.fixture
-def explain(cut, model_folder, monkeypatch, capsys, tmp_path):
+def explain(c2s, cut, model_folder, tmp_path):
     """Return a function that explains ten cells with options, and gives (exit code, stdout, stderr)."""
     cut[::15].copy().write_h5ad(tmp_path / "cut.h5ad")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*options):
-        words = ["c2s", "explain", "cut.h5ad", "--model", model_folder, *options]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        code = 0
-        with warnings.catch_warnings():
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *options: c2s("explain", "cut.h5ad", "--model", model_folder, *options)
 
 
 def test_writes_the_table_and_prints_the_top_genes(explain, cut, model):

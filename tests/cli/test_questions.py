@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -13,33 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from c2s.cli import main as cli
 from c2s.cli.agreement import agreement
 from c2s.cli.files import text_lines
 from c2s.cli.options import gene_names
 
 EXCERPT = Path(__file__).parents[1] / "knowledge" / "data" / "cl_excerpt.obo"
-
-
-@pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
-    """Return a function that runs `c2s ARGS` and gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("C2S_MODEL", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["c2s", *map(str, args)])
-        code = 0
-        with warnings.catch_warnings():
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 
 import pandas as pd
 import pytest
 import yaml
-
-from c2s.cli import main as cli
 
 RECIPE = {
     "kind": "annotation",
@@ -23,23 +19,10 @@ RECIPE = {
 
 
 @pytest.fixture
-def c2s(monkeypatch, capsys, tmp_path):
+def c2s(c2s, monkeypatch):
     """Return a function that runs `c2s study ARGS` and gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["c2s", "study", *map(str, args)])
-        code = 0
-        with warnings.catch_warnings():
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return lambda *args: c2s("study", *args)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from c2s.common.errors import InputError
-from c2s.constraints.answers import AnswerTree, answer_trees
+from c2s.constraints.answers import AnswerTree, answer_trees, common_beginning
 
 ANSWERS = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple),
@@ -92,3 +92,12 @@ class TestTrees:
     def test_no_more_trees_than_it_takes(self, answers):
         whole = len({a[:i] for a in answers for i in range(len(a))})
         assert len(answer_trees(answers, whole)) == 1
+
+
+@given(ANSWERS)
+def test_what_all_begin_with(answers):
+    n = common_beginning([np.array(answer) for answer in answers])
+    assert 0 <= n < min(map(len, answers))
+    assert len({answer[:n] for answer in answers}) == 1
+    longer = {answer[: n + 1] for answer in answers}
+    assert len(longer) > 1 or n == min(map(len, answers)) - 1

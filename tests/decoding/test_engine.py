@@ -221,6 +221,22 @@ class TestScore:
         np.testing.assert_allclose(np.exp(found).sum(1), 1, atol=1e-5)
 
 
+class TestGradients:
+    def test_a_network_of_which_parts_are_on_the_disk(self, make_tokenizer, make_model, tmp_path):
+        from accelerate import dispatch_model
+
+        model = make_model(make_tokenizer(GENES, "text"), "llama")
+        prompts, answers = [model.tokenizer.encode(["Cell: INS"])], [[5, 6], [7]]
+        engine = TransformersEngine(model)
+        wanted = engine.score(prompts, answers)
+        dispatch_model(
+            model.network, {"model": "cpu", "lm_head": "disk"}, "cpu", offload_dir=tmp_path
+        )
+        np.testing.assert_allclose(engine.score(prompts, answers), wanted, rtol=0, atol=1e-5)
+        with pytest.raises(UsageError, match=r"parts are not on a device .*'leave_one_out'"):
+            engine.input_gradients(prompts, answers, np.array([0]))
+
+
 class TestEmbed:
     def test_is_the_mean_of_the_last_hidden_states(self, model, prompts):
         found = TransformersEngine(model).embed(prompts)

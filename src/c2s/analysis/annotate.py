@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from c2s.analysis.cells import ModelCells, Rows, condition_texts, opened_for, ta
 from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
 from c2s.analysis.work import CHUNK, Columns, chunks, fill
 from c2s.cells.sentences import report_empty, unique_cell_ids
-from c2s.common.errors import InputError, UsageError
+from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
 from c2s.decoding.opening import EngineName, open_engine
@@ -517,7 +518,13 @@ def candidates(
         raise UsageError("labels must be a list of texts")
     if any(pd.isna(label) for label in labels):
         raise InputError("labels: one is missing (NaN or None); leave it out")
-    checked = [model.check_condition(condition, str(label), strict=strict) for label in labels]
-    if len(set(checked)) != len(checked) or not checked:
-        raise InputError("labels must be a list of different texts, at least one")
-    return checked
+    if len(labels) == 0:
+        raise InputError(
+            "labels must be a list of different texts, at least one; the list is empty"
+        )
+    spelled = [model.spelling(condition, str(label)) for label in labels]
+    if repeated := [label for label, n in Counter(spelled).items() if n > 1]:
+        raise InputError(
+            f"labels must be a list of different texts, at least one; listed more than once: {listing(repeated)}"
+        )
+    return [model.check_condition(condition, label, strict=strict) for label in spelled]

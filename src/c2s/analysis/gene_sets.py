@@ -15,6 +15,7 @@ from c2s.constraints.gene_list import GeneList, GeneListState
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_answers
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
@@ -118,11 +119,7 @@ def _chosen(
         raise UsageError("names must be a list of texts, at least one")
     if len(set(names)) != len(names):
         raise InputError("names must be different texts")
-    tokenizer, response = model.tokenizer, model.prompts.wording(GENE_SET_NAMING.id).response
-    answers = [
-        [*tokenizer.encode(response.fill({"gene_set": str(name)})).tolist(), *model.end_ids]
-        for name in names
-    ]
+    answers = label_answers(model, GENE_SET_NAMING, [str(name) for name in names])
     found = probabilities_of(engine.score([prompt], answers)[None], 1.0)[0]
     table = pd.Series(found, index=pd.Index(list(names), name="name"), name="probability")
     table = table.sort_values(ascending=False, kind="stable")

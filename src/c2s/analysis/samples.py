@@ -23,6 +23,7 @@ from c2s.cells.readers import expression
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
+from c2s.constraints.answers import common_beginning
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.prompts import label_answers
 from c2s.models.directory import Model
@@ -342,7 +343,7 @@ class _Asker:
             answers = [
                 self.types_answer([*given[sample], label], sizes[sample]) for label in self.labels
             ]
-            shared = _shared(answers)
+            shared = common_beginning(answers)
             behind[sample] = answers[0][:shared]
             asked.setdefault(tuple(tuple(a[shared:]) for a in answers), []).append(sample)
         found = np.empty((len(here), len(self.labels)))
@@ -366,12 +367,3 @@ def _most_that_fit(encoded: Callable[[int], np.ndarray], most: int, room: int) -
             "a sample does not fit into the model's context even with one gene a cell; use fewer cells_per_sample"
         )
     return low
-
-
-def _shared(answers: list[list[int]]) -> int:
-    """Return how many tokens all answers begin with, leaving each one at least."""
-    least = min(map(len, answers)) - 1
-    for at in range(least):
-        if len({answer[at] for answer in answers}) > 1:
-            return at
-    return least

@@ -128,3 +128,17 @@ def answer_trees(
         groups[-1].append(i)
         rows, before = rows + new, ids[i]
     return [(np.array(g, dtype=np.int64), AnswerTree([ids[i] for i in g])) for g in groups]
+
+
+def common_beginning(sequences: Sequence[Sequence[int] | np.ndarray]) -> int:
+    """Return how many tokens all sequences begin with alike; the last token of each is left out.
+
+    Parameters
+    ----------
+    sequences
+        Token ids; at least one sequence, and none is empty.
+    """
+    shortest = min(map(len, sequences)) - 1
+    stack = np.array([sequence[:shortest] for sequence in sequences])
+    same = (stack == stack[0]).all(axis=0)
+    return shortest if same.all() else int(same.argmin())

@@ -15,7 +15,7 @@ import numpy as np
 
 from c2s.common.errors import UsageError
 from c2s.common.seeds import cell_keys
-from c2s.constraints.answers import AnswerTree, answer_trees
+from c2s.constraints.answers import AnswerTree, answer_trees, common_beginning
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
 from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
 from c2s.decoding.sampling import Sampling
@@ -236,7 +236,7 @@ class TransformersEngine:
         scores = np.empty((len(prompts), len(answers)))
         for rows in self._batches(prompts, extra=n_rows, most=max(1, most), in_order=alike):
             batch_prompts = [prompts[i] for i in rows]
-            shared = _common_beginning(batch_prompts) if alike else 0
+            shared = common_beginning(batch_prompts) if alike else 0
             with torch.inference_mode():
                 batch = self._score_batch(batch_prompts, trees, kinds, shared)
             for (which, _), found in zip(trees, batch, strict=True):
@@ -310,13 +310,18 @@ class TransformersEngine:
         Raises
         ------
         UsageError, InputError
-            As `score`.
+            As `score`; or parts of the network are left on the disk or in main memory (`device_map`).
 
         References
         ----------
         Shrikumar et al. 2016, "Not just a black box" (arXiv:1605.01713). Sundararajan et al. 2017, "Axiomatic
         attribution for deep networks" (ICML).
         """
+        if any(parameter.is_meta for parameter in self.network.parameters()):
+            raise UsageError(
+                "gradients cannot be taken through a network of which parts are not on a device (device_map);"
+                " use method='leave_one_out'"
+            )
         trees = answer_trees(answers, _TREE_ROWS)
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
         kinds = self._attention_kinds()
@@ -594,14 +599,6 @@ def check_context(context: int | None, n_tokens: int) -> None:
             f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
             "ask for fewer genes (top_k)"
         )
-
-
-def _common_beginning(prompts: Sequence[np.ndarray]) -> int:
-    """Return how many tokens all prompts begin with alike, the last token of each left out."""
-    shortest = min(map(len, prompts)) - 1
-    stack = np.stack([prompt[:shortest] for prompt in prompts])
-    same = (stack == stack[0]).all(axis=0)
-    return shortest if same.all() else int(same.argmin())
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import numpy as np
 
 from c2s.common.errors import C2SError, UsageError, missing_extra
 from c2s.common.seeds import cell_keys
-from c2s.constraints.answers import answer_trees
+from c2s.constraints.answers import answer_trees, common_beginning
 from c2s.constraints.trie import Constraint, TokenState
 from c2s.decoding.engine import Progress, check_context
 from c2s.decoding.sampling import Sampling
@@ -140,7 +140,7 @@ class VllmEngine:
     def _score(self, prompts: Sequence[np.ndarray], answers: list[np.ndarray]) -> np.ndarray:
         first, *others = answers
         steps = np.array(self._read(list(prompts), [first] * len(prompts)))
-        shared = _n_shared(answers)
+        shared = common_beginning(answers)
         longer = [np.concatenate([prompt, first[:shared]]) for prompt in prompts]
         rest = self._read(
             [prompt for prompt in longer for _ in others],
@@ -223,13 +223,6 @@ class VllmEngine:
                 engine.abort_request(open_)  # stopped on the way, as by Ctrl-C
             file.unlink()
         return [outputs[name] for name in names]
-
-
-def _n_shared(answers: Sequence[np.ndarray]) -> int:
-    """Return how many tokens all answers begin with, fewer than the shortest has."""
-    n = min(map(len, answers)) - 1
-    differs = (np.array([answer[:n] for answer in answers]) != answers[0][:n]).any(0)
-    return int(differs.argmax()) if differs.any() else n
 
 
 def _finished(constraint: Constraint, tokens: Sequence[int]) -> TokenState:
