@@ -18,7 +18,7 @@ from c2s.common.seeds import cell_keys
 from c2s.constraints.answers import AnswerTree, answer_trees, common_beginning
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
 from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
-from c2s.decoding.sampling import Sampling
+from c2s.decoding.sampling import Sampling, in_double
 
 if TYPE_CHECKING:
     import torch
@@ -342,7 +342,7 @@ class TransformersEngine:
                 slope, asked[rows] = self._mean_slope(
                     whole, delta, lengths, trees, kinds, asked[rows], temperature, path
                 )
-                batch = (slope.double() * delta.double()).sum(-1).cpu().numpy()
+                batch = (in_double(slope) * in_double(delta)).sum(-1).cpu().numpy()
                 for row, each in zip(rows, batch, strict=True):
                     values[row] = each[: len(prompts[row])]
                 if progress:
@@ -377,16 +377,16 @@ class TransformersEngine:
         # What is still to come in the middle of each step; without a path, nothing.
         n_steps = 1 if path is None else path.steps
         to_come = [0.0] if path is None else [1 - (i + 0.5) / n_steps for i in range(n_steps)]
-        which = torch.as_tensor(asked, device=whole.device)
-        every = torch.arange(len(whole), device=whole.device)
+        which = torch.as_tensor(asked)
+        every = torch.arange(len(whole))
         slope = torch.zeros_like(whole, dtype=torch.float32)
         for rest in to_come:
             embedded = (whole - rest * delta).requires_grad_()
             scores = self._scores_behind(embedded, lengths, trees, kinds) / temperature
-            which = torch.where(which < 0, scores.argmax(1), which)
+            which = torch.where(which < 0, scores.argmax(1).cpu(), which)
             log_p = scores.log_softmax(-1)[every, which]
             slope += torch.autograd.grad(log_p.sum(), embedded)[0].float() / n_steps
-        return slope, which.cpu().numpy()
+        return slope, which.numpy()
 
     def _scores_behind(
         self,
@@ -397,7 +397,7 @@ class TransformersEngine:
     ) -> torch.Tensor:
         """Return log p of every answer behind embeddings, to which gradients flow back.
 
-        float64, shape (n_prompts, n_answers).
+        float64, shape (n_prompts, n_answers); on the CPU where the network's device has no float64.
         """
         import torch
 
@@ -410,11 +410,12 @@ class TransformersEngine:
         for _, tree in trees:
             steps = self._score_tree(tree, last, lengths, cache, embedded.shape[1] - 1, kinds)
             # Which steps make up which answer: totals are linear.
-            share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=device)
-            totals.append(steps.double() @ share)
+            steps = in_double(steps)
+            share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=steps.device)
+            totals.append(steps @ share)
             cache.crop(-len(tree))
         back = np.argsort(np.concatenate([which for which, _ in trees]))
-        return torch.cat(totals, dim=1)[:, torch.as_tensor(back, device=device)]
+        return torch.cat(totals, dim=1)[:, torch.as_tensor(back)]
 
     def _score_tree(
         self,
