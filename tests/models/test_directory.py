@@ -491,6 +491,10 @@ class TestWithoutWeights:
         with pytest.raises(UsageError, match="opened without its weights"):
             _ = model.network
 
+    def test_genes_that_it_cannot_take_are_refused_before_they_are_read(self, copy):
+        (copy / "model.safetensors").unlink()
+        assert "a vocabulary of its own (6 genes)" in refused(copy, UsageError, genes=["INS"])
+
     def test_the_weights_are_not_read(self, copy):
         (copy / "model.safetensors").unlink()
         assert load_model(copy, weights=False, dtype="bfloat16").files.dtype == "bfloat16"

@@ -468,8 +468,8 @@ def load_model(
     InputError
         There is no model there, or its c2s.json, vocabulary, tokenizer or weights are missing or broken.
     UsageError
-        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself; an
-        option is not possible here, or its extra is not installed.
+        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself, or a gene
+        vocabulary; an option is not possible here, or its extra is not installed.
 
     Examples
     --------
@@ -495,21 +495,21 @@ def load_model(
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    model = Model(None, tokenizer, card, source, WeightFiles(folder, _known_dtype(dtype)))
+    if genes is not None:
+        model = model.with_genes(genes)  # refused before the weights are read
     if not weights:
-        files = WeightFiles(folder, _known_dtype(dtype))
-        model = Model(None, tokenizer, card, source, files)
-        return model if genes is None else model.with_genes(genes)
+        return model
     network = load_network(folder, dtype=dtype, device_map=placement, quantize=quantize)
     rows = network.get_input_embeddings().weight.shape[0]
-    if len(tokenizer.backend) > rows:
+    if len(backend) > rows:
         raise InputError(
-            f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}"
+            f"{folder}: the tokenizer has {len(backend):,} tokens, the weights only {rows:,}"
         )
     if placement is None:
         network.to(resolve_device(device))
     network.eval()
-    model = Model(network, tokenizer, card, source)
-    return model if genes is None else model.with_genes(genes)
+    return Model(network, model.tokenizer, model.card, source)
 
 
 def _placement(
