@@ -445,7 +445,8 @@ def load_model(
         Of a released checkpoint: the genes that it may read and write. By default each verb takes those of the data
         that it is given.
     profile
-        The family of a checkpoint that cannot be told: a name in `c2s.models.released.profiles()`.
+        The family of a checkpoint that cannot be told, as of a local copy under another name: a name in
+        `c2s.models.released.profiles()`, or what its model card calls it.
     prompts
         The wording of a released checkpoint, as a folder with a TOML file for each task; by default it is read from
         the `cell2sentence` package that you have installed.
