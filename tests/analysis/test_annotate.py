@@ -53,7 +53,7 @@ class TestAnnotate:
         assert few.obs[before.obs.columns].equals(before.obs)
         assert set(few.uns) == {"citation", "c2s"}
         written = few.uns["c2s"]["annotate"]
-        assert written["keys"] == ["c2s_cell_type", "c2s_confidence", "p"]
+        assert written["keys"] == {"obs": ["c2s_cell_type", "c2s_confidence"], "obsm": ["p"]}
         assert written["parameters"] == {"labels": TYPES, "views": 1, "top_k": 16, "seed": 0}
         assert written["model"] == model.source
         assert written["versions"]["c2s-toolkit"] == c2s.__version__
@@ -144,6 +144,22 @@ class TestTables:
         few.write_h5ad(tmp_path / "a.h5ad")
         again = ad.read_h5ad(tmp_path / "a.h5ad").obsm["c2s_cell_type_top"]
         assert (again["label_1"].astype(str) == few.obs["c2s_cell_type"].astype(str)).all()
+
+    @pytest.mark.filterwarnings("error:Forward slashes:FutureWarning")
+    def test_labels_with_a_slash(self, few, model, tmp_path):
+        """Files take a slash in the name of a column for a folder, and another label may be the folder."""
+        labels = ["T/NK cell", "T", "T|NK cell", "a/b/c", "alpha"]
+        with pytest.warns(C2SWarning, match="never saw"):
+            c2s.tl.annotate(few, model, labels, probabilities_key="p", top_n=2)
+            wanted = label_probabilities(few, model, labels)
+        few.write_h5ad(tmp_path / "a.h5ad")
+        found = ad.read_h5ad(tmp_path / "a.h5ad")
+        columns = ["T|NK cell|", "T", "T|NK cell", "a|b|c", "alpha"]
+        assert list(found.obsm["p"].columns) == columns
+        np.testing.assert_array_equal(found.obsm["p"], wanted)
+        assert list(found.uns["c2s"]["annotate"]["parameters"]["labels"]) == labels
+        assert list(found.obs["c2s_cell_type"].cat.categories) == labels
+        assert set(found.obsm["c2s_cell_type_top"]["label_2"]) <= set(labels)
 
     def test_entropy(self, without_genes, model):
         with pytest.warns(C2SWarning):
@@ -262,6 +278,23 @@ class TestObjects:
         c2s.tl.embed(few, model, key_added="shared")
         with pytest.raises(UsageError, match=r"obsm\['shared'\] exists already"):
             c2s.tl.annotate(few, model, probabilities_key="shared")
+
+    def test_a_key_that_it_wrote_in_another_slot_is_not_its_own(self, few, model, tmp_path):
+        c2s.tl.annotate(few, model)
+        few.obsm["c2s_cell_type"] = np.ones((few.n_obs, 2))
+        few.write_h5ad(tmp_path / "a.h5ad")
+        for adata in (few, ad.read_h5ad(tmp_path / "a.h5ad")):
+            with pytest.raises(UsageError, match=r"obsm\['c2s_cell_type'\] exists already"):
+                c2s.tl.annotate(adata, model, key_added="a", probabilities_key="c2s_cell_type")
+            assert (adata.obsm["c2s_cell_type"] == 1).all()
+
+    def test_keys_of_older_records_are_known(self, few, model):
+        """They are a list, which does not say in which slot."""
+        c2s.tl.annotate(few, model, labels=["alpha", "beta"], probabilities_key="p")
+        written = few.uns["c2s"]["annotate"]
+        written["keys"] = np.array(sum(written["keys"].values(), []))
+        c2s.tl.annotate(few, model, probabilities_key="p")
+        assert list(few.obsm["p"].columns) == TYPES
 
     def test_another_storage_gives_the_same(self, few, model):
         wanted = label_probabilities(few, model, TYPES)

@@ -39,7 +39,7 @@ def test_is_the_mean_over_the_annotation_prompt(few, model):
     assert found.shape == (few.n_obs, model.network.config.hidden_size)
     np.testing.assert_allclose(found, by_hand(model, few), atol=1e-5)
     assert (few.X.toarray() == before).all()
-    assert few.uns["c2s"]["embed"]["keys"] == ["X_c2s"]
+    assert few.uns["c2s"]["embed"]["keys"] == {"obsm": ["X_c2s"]}
     assert few.uns["c2s"]["embed"]["parameters"] == {"top_k": 16, "seed": 0}
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from c2s.analysis.cells import ModelCells, Rows, condition_texts, opened_for, target
+from c2s.analysis.cells import (
+    ModelCells,
+    Rows,
+    condition_texts,
+    label_columns,
+    opened_for,
+    target,
+)
 from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
 from c2s.analysis.work import CHUNK, Columns, chunks, fill
 from c2s.cells.sentences import report_empty, unique_cell_ids
@@ -74,7 +81,8 @@ def annotate(
     key_added, confidence_key
         Columns of `obs` that get the label and its probability. A cell without any known gene gets neither.
     probabilities_key
-        Where given, `obsm` gets a table of the probabilities of all labels under this name.
+        Where given, `obsm` gets a table of the probabilities of all labels under this name. Its columns are the labels,
+        with "|" for "/", which a column of an `.h5ad` file cannot have in its name.
     top_n
         Where given, `obsm[key_added + "_top"]` gets a table of so many labels with their probabilities, the most
         probable first: columns `label_1`, `probability_1`, `label_2`, …
@@ -282,7 +290,7 @@ class Annotation:
             obs[self.entropy_key] = _entropy(probabilities)
         if self.probabilities_key is not None:
             obsm[self.probabilities_key] = pd.DataFrame(
-                probabilities, index=names, columns=self.labels
+                probabilities, index=names, columns=label_columns(self.labels)
             )
         if self.top_n is not None:
             obsm[self.top_key] = _top(probabilities, self.labels, self.top_n, names)

@@ -24,6 +24,9 @@ from c2s.tasks.base import Task
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: Parts of an AnnData that verbs write to.
+_SLOTS = ("obs", "obsm")
+
 
 def opened_for(
     var: pd.DataFrame, model: Model, gene_names: Mapping[str, str] | str | None = None
@@ -296,30 +299,53 @@ def refuse_taken(
     for number, key in enumerate(keys):
         if key in keys[:number]:
             raise UsageError(f"{slot}[{key!r}] would hold two results; give each another key")
-        if key in there and key not in _written(adata, verb):
+        if key in there and key not in _written(adata, verb, slot):
             raise UsageError(
                 f"{slot}[{key!r}] exists already and was not written by c2s; give another key"
             )
 
 
 def record(
-    adata: AnnData, verb: str, source: str, parameters: Mapping[str, Any], keys: Sequence[str]
+    adata: AnnData,
+    verb: str,
+    source: str,
+    parameters: Mapping[str, Any],
+    slots: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write to `uns["c2s"]` what was done: parameters, what did it, versions, and the keys that were written.
+    """Write to `uns["c2s"]` what was done: parameters, what did it, versions, and the keys that were written, by slot.
 
     `source` is where the model comes from, or the name of an encoder.
     """
     from c2s.models.directory import library_versions
 
+    keys = {slot: sorted({*_written(adata, verb, slot), *slots.get(slot, ())}) for slot in _SLOTS}
     entry = {
         "parameters": {k: v for k, v in parameters.items() if v is not None},
         "model": source,
         "versions": library_versions(),
-        "keys": sorted({*_written(adata, verb), *keys}),
+        "keys": {slot: written for slot, written in keys.items() if written},
     }
     # A new dictionary: the old one may be shared with another object.
     adata.uns["c2s"] = {**adata.uns.get("c2s", {}), verb: entry}
 
 
-def _written(adata: AnnData, verb: str) -> list[str]:
-    return [str(k) for k in adata.uns.get("c2s", {}).get(verb, {}).get("keys", [])]
+def _written(adata: AnnData, verb: str, slot: str) -> list[str]:
+    """Return the keys of a slot that a verb wrote; older records do not say in which slot their keys are."""
+    keys = adata.uns.get("c2s", {}).get(verb, {}).get("keys", [])
+    return [str(k) for k in (keys.get(slot, []) if isinstance(keys, Mapping) else keys)]
+
+
+def label_columns(labels: Sequence[str]) -> list[str]:
+    """Return the names that labels have as columns of a table: "|" for "/", which `.h5ad` files take for a folder.
+
+    They are as different as the labels: one that another label has already gets a further "|".
+    """
+    taken = {label for label in labels if "/" not in label}
+    columns = []
+    for label in labels:
+        column = label.replace("/", "|")
+        while "/" in label and column in taken:
+            column += "|"
+        taken.add(column)
+        columns.append(column)
+    return columns

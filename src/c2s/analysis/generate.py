@@ -306,7 +306,7 @@ def _to_adata(
         **same, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": sampling.seed, "expression": "log10(1 + x), from ranks" if known else "none",
     })  # fmt: skip
-    record(adata, "generate", model.source, parameters, [])
+    record(adata, "generate", model.source, parameters, {})
     return adata
 
 

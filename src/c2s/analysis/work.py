@@ -130,8 +130,7 @@ def joined(pieces: list[np.ndarray | pd.DataFrame]) -> np.ndarray | pd.DataFrame
 
 def record_work(adata: AnnData, work: Work) -> None:
     """Write to `uns["c2s"]` what was done."""
-    keys = [key for slot in work.slots.values() for key in slot]
-    record(adata, work.verb, work.model.source, work.parameters, keys)
+    record(adata, work.verb, work.model.source, work.parameters, work.slots)
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
