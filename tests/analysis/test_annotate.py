@@ -449,6 +449,31 @@ class TestGenes:
             )
 
 
+    def test_genes_of_a_panel_that_are_left_out_are_named_once(self, few, model, tmp_path):
+        """In the model but not in the data, the other way round, in neither; a name that comes twice counts once."""
+        few = few[:, few.var_names != model.vocabulary.words[0]].copy()
+        other = next(w for w in few.var_names if w not in model.vocabulary)
+        known = list(model.vocabulary.words[1:])
+        panel = [model.vocabulary.words[0], other, "NOGENE", "nogene2", *known, known[0].lower()]
+        wanted = label_probabilities(few, model, TYPES, genes=known)
+        said = rf"^4 of the {len(known) + 5} genes of the panel are left out, .*: {panel[0]}, {other}, NOGENE, nogene2$"
+        for genes in (panel, np.array(panel), pd.Index(panel)):
+            with pytest.warns(C2SWarning, match=said) as told:
+                found = label_probabilities(few, model, TYPES, genes=genes)
+            assert len(told) == 1
+            np.testing.assert_array_equal(found, wanted)
+        few.write_h5ad(tmp_path / "in.h5ad")
+        with pytest.warns(C2SWarning, match="NOGENE") as told:
+            c2s.tl.annotate_file(
+                tmp_path / "in.h5ad", tmp_path / "out.h5ad", model, chunk_size=7, genes=panel
+            )
+            c2s.tl.embed(few, model, genes=panel)
+            c2s.tl.explain(few[:1].copy(), model, genes=panel)
+        assert len(told) == 3
+        with pytest.raises(InputError, match="none of the 1 genes asked for is in the data"):
+            c2s.tl.annotate(few, model, genes=["NOGENE"])
+
+
 class TestGeneNames:
     """The same cells under other names of their genes get the same answers."""
 

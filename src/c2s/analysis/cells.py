@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,12 +153,16 @@ class ModelCells:
                 f"only {len(shared):,} of the model's {len(model.vocabulary):,} genes are in the data, fewer than the "
                 f"{self.top_k:,} a cell that it was trained on; expect worse answers"
             )
-        panel = [vocabulary.words[i] for i in shared]
         chosen = select_genes(var, vocabulary, genes)
-        if chosen is not None:
-            panel = [w for w, i in zip(panel, shared, strict=True) if chosen[i]]
+        if genes is None or chosen is None:
+            return [vocabulary.words[i] for i in shared]
+        panel = [vocabulary.words[i] for i in shared if chosen[i]]
         if not panel:
-            raise InputError(f"none of the genes chosen by genes={genes!r} is known to the model")
+            shown = repr(genes) if isinstance(genes, str) else listing(list(map(str, genes)), 5)
+            raise InputError(f"none of the genes chosen by genes={shown} is known to the model")
+        if not isinstance(genes, str):
+            known = self._to_model >= 0
+            warn_of_unknown(genes, vocabulary, known, "known to the model and in the data")
         return panel
 
     def rank(self, rows: Rows, start: int, stop: int, seed: int = 0) -> RankedCells:
@@ -182,6 +186,32 @@ class ModelCells:
         genes = self._to_model[cells.genes].astype(np.int32)
         return RankedCells(
             cells.indptr, genes, self._model.vocabulary, cells.values, cells.cell_ids
+        )
+
+
+def warn_of_unknown(
+    genes: Iterable[str], vocabulary: GeneVocabulary, known: np.ndarray, what: str
+) -> None:
+    """Name the genes of a panel that are left out, in one warning.
+
+    Parameters
+    ----------
+    genes
+        The panel: words, or names of columns.
+    vocabulary, known : bool array, shape (n_genes,)
+        The genes that may be meant, and which of them can be used.
+    what
+        What the others are not, for the message.
+    """
+    asked = list(dict.fromkeys(map(str, genes)))
+    columns = vocabulary.columns(asked)
+    names = {vocabulary.names[column] for column in np.flatnonzero(known)}
+    found = (columns >= 0) & known[columns]
+    left = [gene for gene, there in zip(asked, found, strict=True) if not there and gene not in names]
+    if left:
+        warn(
+            f"{len(left):,} of the {len(asked):,} genes of the panel are left out, since they are not {what}: "
+            f"{listing(left, 5)}"
         )
 
 
