@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import c2s
-from c2s.common.errors import C2SWarning, UsageError
+from c2s.common.errors import C2SWarning, InputError, UsageError
 
 TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
 
