@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from c2s.cells.sentences import report_empty, unique_cell_ids
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName, open_engine
+from c2s.decoding.opening import EngineName, engine_for
 from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
@@ -296,6 +297,10 @@ class Annotation:
             obsm[self.top_key] = _top(probabilities, self.labels, self.top_n, names)
         return Columns(pd.DataFrame(obs, index=names), obsm, np.isnan(probabilities[:, 0]))
 
+    def close(self) -> None:
+        """Close the engine, unless it was given open."""
+        self._scorer.close()
+
 
 def _best(
     probabilities: np.ndarray, labels: list[str], min_confidence: float | None, unknown: str
@@ -446,7 +451,7 @@ def label_scores(
         Rows.of(adata, layer), model, labels, organism=organism, views=views, top_k=top_k, genes=genes,
         gene_names=gene_names, batch_size=batch_size, seed=seed, engine=engine,
     )  # fmt: skip
-    with progress_bar("Annotating", adata.n_obs * views) as progress:
+    with closing(scorer), progress_bar("Annotating", adata.n_obs * views) as progress:
         parts = [scorer.scores(*rows, progress) for rows in chunks(adata.n_obs, CHUNK)]
     scores = np.concatenate(parts, axis=1)
     report_empty(np.isnan(scores[0, :, 0]), adata.obs_names)
@@ -454,7 +459,7 @@ def label_scores(
 
 
 class LabelScorer:
-    """Scores labels behind the cells of any rows; parameters are those of `annotate`.
+    """Scores labels behind the cells of any rows; parameters are those of `annotate`. To be closed in the end.
 
     Raises
     ------
@@ -480,10 +485,16 @@ class LabelScorer:
         unique_cell_ids(rows.obs.index)
         model = opened_for(rows.var, model, gene_names)
         self.rows, self.model, self.views, self.seed, self.top_k = rows, model, views, seed, top_k
-        self._engine = open_engine(model, engine, batch_size)
         self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
         self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
         self._answers = label_answers(model, CELL_TYPE, labels)
+        # Last: what fails before leaves nothing open.
+        self._opened = ExitStack()
+        self._engine = self._opened.enter_context(engine_for(model, engine, batch_size))
+
+    def close(self) -> None:
+        """Close the engine, unless it was given open."""
+        self._opened.close()
 
     def scores(
         self, start: int, stop: int, progress: Callable[[int], None] | None = None

@@ -132,3 +132,6 @@ class Embedding:
         )
         obs = pd.DataFrame(index=self.rows.obs.index[start:stop])
         return Columns(obs, {self.key: found}, cells.lengths == 0)
+
+    def close(self) -> None:
+        """Give back nothing: the network stays with its model."""

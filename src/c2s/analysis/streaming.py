@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,7 +166,7 @@ def stream(
     source, out, chunk_size
         As in `annotate_file`.
     make
-        Makes the work, given the rows of the file.
+        Makes the work, given the rows of the file; it is closed when all cells are done.
     layer
         None for `X`, "raw" for `raw`, or the name of a layer.
     """
@@ -178,8 +178,10 @@ def stream(
     before = _identity(source)
     adata, obsm_keys = read_tables(source, layer)
     folder = out.with_name(out.name + ".parts")
-    with _rows(source, adata, layer, folder, before) as rows:
-        work = make(rows)
+    with (
+        _rows(source, adata, layer, folder, before) as rows,
+        closing(make(rows)) as work,
+    ):
         for slot, there in (("obs", adata.obs.columns), ("obsm", obsm_keys)):
             refuse_taken(adata, work.verb, slot, work.slots[slot], there)
         parts = _Parts(folder, _stamp(work, before, chunk_size))

@@ -18,7 +18,7 @@ from c2s.constraints.samples import CellSampleState
 from c2s.constraints.trie import GeneSentenceState
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName, open_engine
+from c2s.decoding.opening import EngineName, engine_for
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
@@ -134,8 +134,10 @@ def write_cells(
     prompts = _prompts(model, asked, choice.n_genes, sampling.seed)
     sizes = asked.sizes
     cells: list[list[np.ndarray]] = [[] for _ in prompts]
-    opened = open_engine(model, engine, batch_size)
-    with progress_bar("Generating", len(prompts)) as progress:
+    with (
+        engine_for(model, engine, batch_size) as opened,
+        progress_bar("Generating", len(prompts)) as progress,
+    ):
         for order, size in enumerate(sorted({int(s) for s in sizes}, reverse=True)):
             rows = np.flatnonzero(sizes == size)
             begin, constraint = answer_constraint(model, _texts_around(model, asked, size), choice)

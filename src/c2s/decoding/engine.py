@@ -95,6 +95,9 @@ class Engine(Protocol):
     ) -> np.ndarray:
         """Return the mean of the last hidden states over each prompt. float32, (n_prompts, hidden)."""
 
+    def close(self) -> None:
+        """Give back what it holds; it cannot be used any more."""
+
 
 class TransformersEngine:
     """The engine on a Hugging Face causal language model.
@@ -535,6 +538,9 @@ class TransformersEngine:
             if progress:
                 progress(len(rows))
         return embedded
+
+    def close(self) -> None:
+        """Give back nothing: the network stays with its model."""
 
     def _left_padded(self, prompts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
