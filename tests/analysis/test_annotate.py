@@ -1,5 +1,7 @@
 """Annotation: one of the labels with its probability, written where it was asked for and nowhere else."""
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,6 +11,8 @@ import scipy.sparse as sp
 import c2s
 from c2s.analysis.annotate import label_probabilities
 from c2s.common.errors import C2SWarning, InputError, UsageError
+from c2s.decoding.engine import TransformersEngine
+from c2s.knowledge.ontology import Ontology, Term
 
 TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
 
@@ -54,7 +58,10 @@ class TestAnnotate:
         assert set(few.uns) == {"citation", "c2s"}
         written = few.uns["c2s"]["annotate"]
         assert written["keys"] == {"obs": ["c2s_cell_type", "c2s_confidence"], "obsm": ["p"]}
-        assert written["parameters"] == {"labels": TYPES, "views": 1, "top_k": 16, "seed": 0}
+        assert written["parameters"] == {
+            "labels": TYPES, "views": 1, "top_k": 16, "seed": 0, "engine": "transformers",
+            "organism": "Homo sapiens",
+        }  # fmt: skip
         assert written["model"] == model.source
         assert written["versions"]["c2s-toolkit"] == c2s.__version__
 
@@ -175,6 +182,47 @@ class TestTables:
     def test_one_label_has_no_entropy(self, few, model):
         c2s.tl.annotate(few, model, labels=["beta"], entropy_key="h")
         assert (few.obs["h"] == 0).all()
+
+
+class TestRecord:
+    def test_names_what_decides_the_answers(self, few, model, tmp_path):
+        """Also in a file, and the same from file to file."""
+
+        class Mine(TransformersEngine):
+            pass
+
+        terms = [Term("X:0", "cell"), *(Term(f"X:{t}", t, ("X:0",)) for t in TYPES)]
+        few.write_h5ad(tmp_path / "in.h5ad")
+        panel = list(model.vocabulary.words[:60])
+        options = {
+            "labels": TYPES[1:], "top_n": 2, "min_confidence": 0.5, "unknown": "none", "organism": "homo_sapiens",
+            "genes": panel, "gene_names": {"ENSG00000254647": "INS"}, "engine": Mine(model),
+            "ontology": Ontology(terms),
+        }  # fmt: skip
+        c2s.tl.annotate_file(tmp_path / "in.h5ad", tmp_path / "out.h5ad", model, **options)
+        c2s.tl.annotate(few, model, **options)
+        written = few.uns["c2s"]["annotate"]["parameters"]
+        digest = written.pop("ontology")
+        assert re.fullmatch("ontology-[0-9a-f]{16}", digest)
+        assert written == {
+            "labels": TYPES[1:], "views": 1, "top_k": 16, "seed": 0, "min_confidence": 0.5, "unknown": "none",
+            "top_n": 2, "engine": "Mine", "organism": "Homo sapiens", "genes": sorted(panel), "gene_names": "a table",
+        }  # fmt: skip
+        kept = ad.read_h5ad(tmp_path / "out.h5ad").uns["c2s"]["annotate"]["parameters"]
+        assert kept.pop("ontology") == digest
+        assert {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in kept.items()} == written
+        # A label that is another term is another ontology for these answers.
+        options["ontology"] = Ontology(terms[:-1], {"ductal": "X:acinar"})
+        c2s.tl.annotate(few, model, **options)
+        assert few.uns["c2s"]["annotate"]["parameters"]["ontology"] != digest
+
+    def test_names_all_organisms(self, few, gene_tokenizer, make_model):
+        known = {"cell_type": TYPES, "organism": ["Homo sapiens", "Mus musculus"]}
+        few.obs["organism"] = ["Mus musculus", *["Homo sapiens"] * (few.n_obs - 1)]
+        c2s.tl.embed(few, make_model(gene_tokenizer, card={"conditions": known}), genes="no_mt")
+        assert few.uns["c2s"]["embed"]["parameters"] == {
+            "top_k": 16, "seed": 0, "organism": ["Homo sapiens", "Mus musculus"], "genes": "no_mt",
+        }  # fmt: skip
 
 
 class TestAbstention:

@@ -40,7 +40,11 @@ def test_is_the_mean_over_the_annotation_prompt(few, model):
     np.testing.assert_allclose(found, by_hand(model, few), atol=1e-5)
     assert (few.X.toarray() == before).all()
     assert few.uns["c2s"]["embed"]["keys"] == {"obsm": ["X_c2s"]}
-    assert few.uns["c2s"]["embed"]["parameters"] == {"top_k": 16, "seed": 0}
+    assert few.uns["c2s"]["embed"]["parameters"] == {
+        "top_k": 16,
+        "seed": 0,
+        "organism": "Homo sapiens",
+    }
 
 
 def test_neither_batch_nor_neighbours_matter(few, model):

@@ -14,18 +14,19 @@ import pandas as pd
 from c2s.analysis.cells import (
     ModelCells,
     Rows,
+    asked_with,
     condition_texts,
     label_columns,
     opened_for,
     target,
 )
-from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
+from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for, ontology_name
 from c2s.analysis.work import CHUNK, Columns, chunks, fill
 from c2s.cells.sentences import report_empty, unique_cell_ids
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName, engine_for
+from c2s.decoding.opening import EngineName, engine_for, engine_name
 from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
@@ -253,15 +254,18 @@ class Annotation:
         )  # fmt: skip
         self.parameters = {
             "labels": self.labels, "views": views, "top_k": model.card.top_k if top_k is None else top_k,
-            "layer": rows.layer, "seed": seed, "min_confidence": min_confidence,
+            "layer": rows.layer, "seed": seed, "min_confidence": min_confidence, "top_n": top_n,
+            "unknown": None if min_confidence is None else unknown,
             "temperature": None if self.temperature == 1 else self.temperature,
-            "labels_below": labels_below, "back_off": back_off or None,
+            "ontology": None if found is None else ontology_name(ontology, found, self.labels),
+            "labels_below": labels_below, "every_term": every_term or None, "back_off": back_off or None,
+            "engine": engine_name(engine), **asked_with(self._scorer.texts, genes, gene_names),
         }  # fmt: skip
-        self._further = {"organism": organism, "genes": genes, "gene_names": gene_names}
+        self._further = {"gene_names": gene_names, "keys": self.slots}
 
     def options(self) -> dict[str, Any]:
         """Return every parameter that decides what is said of a cell, by name."""
-        names: dict[str, Any] = {"top_n": self.top_n, "unknown": self.unknown, "keys": self.slots}
+        names: dict[str, Any] = {}
         if self._above is not None:
             names["terms"] = self._above.by_label()
         if self._surer is not None:
@@ -486,7 +490,7 @@ class LabelScorer:
         model = opened_for(rows.var, model, gene_names)
         self.rows, self.model, self.views, self.seed, self.top_k = rows, model, views, seed, top_k
         self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
-        self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
+        self.texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
         self._answers = label_answers(model, CELL_TYPE, labels)
         # Last: what fails before leaves nothing open.
         self._opened = ExitStack()
@@ -500,7 +504,7 @@ class LabelScorer:
         self, start: int, stop: int, progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Return log p of each label behind the cells in rows `start` to `stop`; see `label_scores`."""
-        texts = {name: column[start:stop] for name, column in self._texts.items()}
+        texts = {name: column[start:stop] for name, column in self.texts.items()}
         scores = np.full((self.views, stop - start, len(self._answers)), np.nan)
         for view in range(self.views):
             cells = self._cells.rank(self.rows, start, stop, self.seed + view)

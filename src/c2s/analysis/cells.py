@@ -289,6 +289,28 @@ def condition_texts(
     return texts
 
 
+def asked_with(
+    texts: Mapping[str, np.ndarray],
+    genes: Sequence[str] | str | None = None,
+    gene_names: Mapping[str, str] | str | None = None,
+) -> dict[str, Any]:
+    """Return what decided the prompts of cells, for `record`: the text of each condition, or all that there are.
+
+    A panel is a list in alphabetical order: its own order decides nothing.
+    """
+    said: dict[str, Any] = {}
+    for name, column in texts.items():
+        different = sorted({str(text) for text in column})
+        said[name] = different[0] if len(different) == 1 else different
+    if genes is not None and not isinstance(genes, str):
+        genes = sorted({str(gene) for gene in genes})
+    return {
+        **said,
+        "genes": genes,
+        "gene_names": "a table" if isinstance(gene_names, Mapping) else gene_names,
+    }
+
+
 def target(adata: AnnData, copy: bool) -> AnnData:
     """Return the object that results go into.
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from c2s.analysis.annotate import candidates, probabilities_of
 from c2s.analysis.cells import (
+    asked_with,
     cells_for_model,
     claim,
     condition_texts,
@@ -167,6 +168,7 @@ def annotate_samples(
         "what": what, "labels": labels, "cells_per_sample": cells_per_sample, "layer": layer, "seed": seed,
         "groupby": [groupby] if isinstance(groupby, str) else groupby and list(groupby),
         "top_k": model.card.top_k if top_k is None else top_k,
+        **asked_with(texts, genes, gene_names),
     }  # fmt: skip
     record(adata, "annotate_samples", model.source, parameters, slots)
     return adata if copy else None
