@@ -85,7 +85,7 @@ def test_keys(few, model):
 
 @pytest.mark.parametrize("mode", ["text", "genes"])
 def test_a_mean_over_the_cell_alone(few, make_tokenizer, make_model, cut_genes, mode):
-    """Tokens of the cell are those between what stands before it and what stands behind it."""
+    """Tokens of the cell are those between what stands before it and what stands behind it, with the space before."""
     model = make_model(make_tokenizer(cut_genes, mode), "llama")
     c2s.tl.embed(few, model, tokens="cell")
     assert few.uns["c2s"]["embed"]["parameters"]["tokens"] == "cell"
@@ -96,8 +96,10 @@ def test_a_mean_over_the_cell_alone(few, make_tokenizer, make_model, cut_genes, 
         sentence = cells.sentence(i)
         (text,) = template.fill({**fields, "cell_sentence": sentence})
         encoded = model.tokenizer.backend(text, return_offsets_mapping=True)
-        begin = text.index(sentence)
-        inside = [b > begin and a < begin + len(sentence) for a, b in encoded["offset_mapping"]]
+        begin = text.index(f" {sentence}")  # the space is the first gene's
+        inside = [
+            b > begin and a <= begin + len(sentence) for a, b in encoded["offset_mapping"]
+        ]
         with torch.no_grad():
             states = model.network(
                 torch.tensor([encoded["input_ids"]]), output_hidden_states=True

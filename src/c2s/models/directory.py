@@ -272,6 +272,22 @@ class Model:
         ids = self.tokenizer.encode(segments)
         return np.concatenate([self.begin_ids, ids]).astype(np.int32) if self.begin_ids else ids
 
+    def encode_prompt_with_genes(
+        self, segments: Sequence[Segment]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of a prompt, as `encode_prompt`, and which of its genes each token is part of.
+
+        int32 and int64, shape (n_tokens,); see `CellTokenizer.encode_with_genes`.
+        """
+        import numpy as np
+
+        ids, gene = self.tokenizer.encode_with_genes(segments)
+        begin = self.begin_ids  # part of no gene
+        return (
+            np.concatenate([begin, ids]).astype(ids.dtype),
+            np.concatenate([np.full(len(begin), -1), gene]).astype(gene.dtype),
+        )
+
     @property
     def begin_ids(self) -> list[int]:
         """Token ids before every prompt: the beginning-of-text token of released Gemma models, else nothing."""
