@@ -97,9 +97,7 @@ def test_a_mean_over_the_cell_alone(few, make_tokenizer, make_model, cut_genes, 
         (text,) = template.fill({**fields, "cell_sentence": sentence})
         encoded = model.tokenizer.backend(text, return_offsets_mapping=True)
         begin = text.index(f" {sentence}")  # the space is the first gene's
-        inside = [
-            b > begin and a <= begin + len(sentence) for a, b in encoded["offset_mapping"]
-        ]
+        inside = [b > begin and a <= begin + len(sentence) for a, b in encoded["offset_mapping"]]
         with torch.no_grad():
             states = model.network(
                 torch.tensor([encoded["input_ids"]]), output_hidden_states=True

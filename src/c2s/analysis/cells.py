@@ -207,7 +207,9 @@ def warn_of_unknown(
     columns = vocabulary.columns(asked)
     names = {vocabulary.names[column] for column in np.flatnonzero(known)}
     found = (columns >= 0) & known[columns]
-    left = [gene for gene, there in zip(asked, found, strict=True) if not there and gene not in names]
+    left = [
+        gene for gene, there in zip(asked, found, strict=True) if not there and gene not in names
+    ]
     if left:
         warn(
             f"{len(left):,} of the {len(asked):,} genes of the panel are left out, since they are not {what}: "

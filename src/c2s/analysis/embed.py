@@ -49,8 +49,8 @@ def embed(
     key_added
         Name in `obsm`: float32, shape (n_cells, hidden). A cell without any known gene is NaN.
     tokens
-        What is averaged: "prompt", all tokens; or "cell", those of the cell's genes with the spaces in front of them, so that the words around
-        them count only in so far as genes behind them see them.
+        What is averaged: "prompt", all tokens; or "cell", those of the cell's genes with the spaces in front of them,
+        so that the words around them count only in so far as genes behind them see them.
 
     Raises
     ------

@@ -383,7 +383,8 @@ def _write(
                     ad.io.write_elem(file, slot, {})
             ad.io.write_elem(file["uns"], "c2s", adata.uns["c2s"])
             return {
-                key: _write_obsm(file, key, parts, starts, adata.n_obs) for key in work.slots["obsm"]
+                key: _write_obsm(file, key, parts, starts, adata.n_obs)
+                for key in work.slots["obsm"]
             }
 
 
@@ -396,7 +397,9 @@ def _write_obsm(file: h5py.File, key: str, parts: _Parts, starts: list[int], n_c
         with parts.opened(start) as part:
             _put_rows(obsm, key, part[f"obsm/{key}"], start, n_cells)
     written = obsm[key]
-    return len(written.attrs["column-order"]) if "column-order" in written.attrs else written.shape[1]
+    return (
+        len(written.attrs["column-order"]) if "column-order" in written.attrs else written.shape[1]
+    )
 
 
 def _put_rows(
