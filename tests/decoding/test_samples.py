@@ -21,10 +21,10 @@ from c2s.decoding.stepping import open_stepper
 
 SAMPLINGS = [
     Sampling(seed=3),
-    Sampling(0),
-    Sampling((1.5, 0.2), seed=4),
     Sampling(0.8, top_k=9, seed=5),
+    Sampling((1.5, 0.2), seed=4),
     Sampling(top_p=0.8, seed=6),
+    Sampling(0),
 ]
 
 
@@ -39,7 +39,7 @@ def sample_of(tokenizer, sizes, **kwargs):
     return CellSample([kinds[kind] for kind in zip(sizes, ends, strict=True)], between)
 
 
-def prompts_of(model, n=4):
+def prompts_of(model, n):
     return [model.tokenizer.encode([text]) for text in (TEXTS * n)[:n]]
 
 
@@ -77,13 +77,15 @@ def slow_sample(model, prompt, constraint, sampling, key):
 
 
 class TestAgainstTheSlowLoop:
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    @pytest.mark.parametrize("mode", ["text", "genes"])
+    @pytest.mark.parametrize(
+        ("architecture", "mode"),
+        [*((name, "text") for name in ARCHITECTURES), ("gpt_neox", "genes")],
+    )
     def test_the_same_cells(self, architecture, mode, make_tokenizer, make_model):
         model = make_model(make_tokenizer(GENES, mode), architecture, spread=0.4)
-        prompts = prompts_of(model)
-        constraint = sample_of(model.tokenizer, [4, 4, 2])
-        for sampling in SAMPLINGS[:3]:
+        prompts = prompts_of(model, 3)
+        constraint = sample_of(model.tokenizer, [3, 3, 2])
+        for sampling in SAMPLINGS[::2]:
             keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
             wanted = [
                 slow_sample(model, p, constraint, sampling, key)
@@ -92,13 +94,13 @@ class TestAgainstTheSlowLoop:
             for guesses in (0, 6):
                 assert write(model, prompts, constraint, sampling, guesses)[0] == wanted
 
-    @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+    @pytest.mark.parametrize("sampling", SAMPLINGS[1::2], ids=str)
     def test_a_token_a_pass_writes_the_same(
         self, sampling, make_tokenizer, make_model, monkeypatch
     ):
         """Networks that cannot take tokens back, and engines with a batch of their own, draw by the same rule."""
         model = make_model(make_tokenizer(GENES, "text"), "llama", spread=0.4)
-        prompts, constraint = prompts_of(model, 12), sample_of(model.tokenizer, [5, 3, 5])
+        prompts, constraint = prompts_of(model, 10), sample_of(model.tokenizer, [3, 2, 3])
         wanted, _ = write(model, prompts, constraint, sampling)
 
         def refuse(*args):
@@ -205,7 +207,7 @@ class TestDistribution:
         pairs = permutations(range(4), 2)
         assert set(wanted) == {((a,), b) for a, b in product(range(4), pairs)}
         assert sum(wanted.values()) == pytest.approx(1)
-        n = 8000
+        n = 6000
         cells, _ = write(model, [prompt] * n, constraint, Sampling(seed=1), guesses, n // 4)
         drawn = Counter(tuple(map(tuple, sample)) for sample in cells)
         common = [s for s in wanted if wanted[s] * n >= 5]
@@ -217,16 +219,16 @@ class TestDistribution:
         scaled = expected[kept] * found[kept].sum() / expected[kept].sum()
         assert chisquare(found[kept], scaled).pvalue > 1e-3
 
-    @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+    @pytest.mark.parametrize("sampling", SAMPLINGS[1:4], ids=str)
     def test_guesses_and_batches_decide_nothing(
         self, sampling, cut_genes, make_tokenizer, make_model
     ):
         model = make_model(make_tokenizer(cut_genes, "text"), spread=0.3)
-        prompts = prompts_of(model, 7)
-        plain = sample_of(model.tokenizer, [8, 8, 5])
+        prompts = prompts_of(model, 6)
+        plain = sample_of(model.tokenizer, [5, 5, 3])
         wanted, _ = write(model, prompts, plain, sampling, guesses=0, batch_size=1)
         frequencies = np.random.default_rng(0).integers(0, 50, len(cut_genes))
-        guided = sample_of(model.tokenizer, [8, 8, 5], frequencies=frequencies)
+        guided = sample_of(model.tokenizer, [5, 5, 3], frequencies=frequencies)
         for constraint in (plain, guided):
             for guesses, batch_size in ((0, 4), (3, 1), (9, None)):
                 assert write(model, prompts, constraint, sampling, guesses, batch_size)[0] == wanted
