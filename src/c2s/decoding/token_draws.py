@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c2s.constraints.samples import CellSampleState
-from c2s.constraints.trie import TokenState
+from c2s.constraints.trie import GeneSentenceState, TokenState
 from c2s.decoding.sampling import Sampling, choose, keys_in_sample, uniform_numbers
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ def draw_tokens(
     for row, state in enumerate(states):
         if state.done:
             allowed[row, no_token] = True
-        elif isinstance(state, CellSampleState) and state.open_cell:
+        elif isinstance(state, CellSampleState) and (cell := state.open_cell):
             # The cells of a sample are drawn as `SentenceWriter` draws them.
-            allowed[row, _token_in_cell(state, logits[row], sampling, keys[row : row + 1])] = True
+            key = keys_in_sample(keys[row : row + 1], state.number)
+            allowed[row, _token_in_cell(cell, logits[row], sampling, key)] = True
         else:
             allowed[row, state.allowed()] = True
     masked = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
@@ -62,20 +63,18 @@ def draw_tokens(
 
 
 def _token_in_cell(
-    state: CellSampleState, logits: torch.Tensor, sampling: Sampling, key: np.ndarray
+    cell: GeneSentenceState, logits: torch.Tensor, sampling: Sampling, key: np.ndarray
 ) -> int:
-    """Return the next token of the cell that is being written."""
+    """Return the next token of a cell with this key, shape (1,)."""
     import torch
 
     from c2s.decoding import step_kernels
 
-    cell = state.open_cell
-    assert cell is not None
     constraint, (states, row) = cell.constraint, cell.place
     wanted = logits[torch.from_numpy(constraint.tokens).to(logits.device)].cpu().numpy()
     drawn = np.empty(1, np.int64)
     step_kernels.draw(
-        constraint.arrays, states, np.array([row]), keys_in_sample(key, state.number), wanted[None],
+        constraint.arrays, states, np.array([row]), key, wanted[None],
         sampling.temperatures_by_rank(constraint.n_genes), int(sampling.top_k), float(sampling.top_p), drawn,
     )  # fmt: skip
     return int(constraint.tokens[drawn[0]])
