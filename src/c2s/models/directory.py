@@ -27,6 +27,7 @@ from c2s.common.errors import (
 )
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
+from c2s.models.hub import from_hub
 from c2s.models.presets import get_preset
 from c2s.models.released import Released, find_profile, load_wording, profiles
 from c2s.tasks.prompts import PromptPack, load_prompts
@@ -349,7 +350,7 @@ class Model:
         if not known and self.card.released is not None:
             if strict:
                 raise UsageError(
-                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict"
+                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict=True"
                 )
             return value
         match = self.spelling(condition, value)
@@ -482,7 +483,7 @@ def load_model(
     if not folder.is_dir():
         if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
             raise InputError(f"{source}: no model directory there")
-        folder = _from_hub(source)
+        folder = from_hub(source)
     card = _card_of(folder, source, profile, prompts)
     backend = load_tokenizer(folder)
     if card.released is not None and card.released.begin and backend.bos_token_id is None:
@@ -751,7 +752,7 @@ def _card_of(
     if (folder / C2S_JSON).is_file():
         if profile is not None or prompts is not None:
             raise UsageError(
-                f"{source}: {C2S_JSON} says how the model is asked; leave out {'prompts' if prompts else 'profile'}"
+                f"{source}: {C2S_JSON} says how the model is asked; leave out {'prompts' if prompts else 'profile'}=…"
             )
         return _read_card(folder)
     name = find_profile(folder, source, profile)
@@ -799,15 +800,3 @@ def _read_card(folder: Path) -> ModelCard:
         raise InputError(f"{path}: {explain(error, ModelCard)}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
-
-
-def _from_hub(model_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model_id, ignore_patterns=["*.bin", "*.pt", "*.pkl", "*.h5"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{model_id}: no folder of that name here, and the hub does not give it"
-        ) from error
