@@ -482,5 +482,5 @@ def check_context(context: int | None, n_tokens: int) -> None:
     if context is not None and n_tokens > context:
         raise UsageError(
             f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
-            "ask for fewer genes (top_k)"
+            "ask for fewer genes (top_k=…)"
         )

@@ -14,7 +14,8 @@ from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.card import C2S_JSON, ModelCard, card_of, library_versions
-from c2s.models.places import find_model, from_hub, leave_for_commands, model_folder
+from c2s.models.hub import from_hub
+from c2s.models.places import find_model, leave_for_commands, model_folder
 from c2s.models.presets import get_preset
 from c2s.models.weights import known_dtype, load_network, placement_of, resolve_device
 from c2s.tasks.prompts import PromptPack, load_prompts
@@ -263,7 +264,7 @@ class Model:
         if not known and self.card.released is not None:
             if strict:
                 raise UsageError(
-                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict"
+                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict=True"
                 )
             return value
         match = self.spelling(condition, value)

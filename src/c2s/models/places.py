@@ -1,4 +1,4 @@
-"""Where models are: the hub, and the one that `c2s demo` leaves for commands that name none."""
+"""Where models are: the one that `c2s demo` leaves for commands that name none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from c2s.common.errors import InputError, UsageError
+from c2s.common.errors import UsageError
 from c2s.common.files import atomic_directory
 from c2s.models.card import C2S_JSON
 
@@ -42,22 +42,3 @@ def find_model(named: str | os.PathLike[str] | None = None) -> str:
     raise UsageError(
         "there is no model to ask; run `c2s demo` to make one, give --model FOLDER, or set C2S_MODEL"
     )
-
-
-def from_hub(model_id: str) -> Path:
-    """Return the local folder of a model on the hub, downloaded where it is not there yet; never pickles.
-
-    Raises
-    ------
-    InputError
-        The hub does not give it.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model_id, ignore_patterns=["*.bin", "*.pt", "*.pkl", "*.h5"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{model_id}: no folder of that name here, and the hub does not give it"
-        ) from error
