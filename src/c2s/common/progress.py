@@ -6,6 +6,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+#: Told of each stage by name and number of steps; returns what is told of finished steps.
+OnStage = Callable[[str, int], Callable[[int], None]]
+
+
+def no_progress(name: str, total: int) -> Callable[[int], None]:
+    """Show nothing of a stage."""
+    del name, total
+
+    def ignore(steps: int) -> None:
+        del steps
+
+    return ignore
+
 
 @contextmanager
 def progress_bar(what: str, total: int, unit: str = "cells") -> Iterator[Callable[[int], None]]:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +24,7 @@ import yaml
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError, listing
 from c2s.common.files import atomic_directory, atomic_file, refuse_foreign, sha256
+from c2s.common.progress import OnStage
 from c2s.corpus.engines import Map, map_in_turn, processes, started
 from c2s.corpus.index import SHORT, SourceFile, SourceIndex, index_source, stamp, words_path
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
@@ -70,9 +71,6 @@ LIBRARIES = (
     "zarr",
     "numba",
 )
-
-#: Told of each stage by name and number of steps; returns what is told of finished steps.
-OnStage = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
@@ -440,7 +438,23 @@ def build_corpus(
         Some units failed; the first is explained, the others are in `log.jsonl`. What was finished stays, and the
         same command goes on from there.
     """
-    recipe, folder, out = read_recipe(recipe_path), Path(recipe_path).resolve().parent, Path(out)
+    folder = Path(recipe_path).resolve().parent
+    return build_from(
+        read_recipe(recipe_path), folder, out, workers=workers, engine=engine, on_stage=on_stage
+    )
+
+
+def build_from(
+    recipe: CorpusRecipe,
+    folder: Path,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    engine: str | None = None,
+    on_stage: OnStage,
+) -> dict[str, Any]:
+    """Build a corpus from a recipe that was read; `folder` is where its relative paths begin. See `build_corpus`."""
+    out = Path(out)
     workers = workers or len(os.sched_getaffinity(0))
     refuse_foreign(out, CONTENTS)
     try:

@@ -1,0 +1,359 @@
+"""Optimiser steps over packed samples, on the Hugging Face Trainer.
+
+The Trainer does optimiser, schedule, precision, clipping, devices, several processes (accelerate), checkpoints and
+trackers. What is ours: a step is a number of items of a stream, whatever the number of processes and however many
+passes through the network they take; so the same recipe gives the same losses on one process or on several, packed
+tightly or loosely.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import Trainer, TrainingArguments
+
+from c2s.common.errors import C2SError, UsageError
+from c2s.training.packed_network import PackedNetwork
+from c2s.training.samples import (
+    Learn,
+    PackedBatch,
+    SampleStream,
+    TokenSample,
+    flatten,
+    split_into_passes,
+)
+
+#: Stands in a checkpoint that was written to its end.
+COMPLETE = "complete.json"
+
+
+class _Steps(IterableDataset[list[PackedBatch]]):
+    """The passes of one optimiser step after another; workers of a DataLoader take steps in turn."""
+
+    def __init__(
+        self,
+        stream: SampleStream,
+        *,
+        batch_size: int,
+        learn: Learn,
+        tokens_per_pass: int,
+        context: int | None,
+        first: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        super().__init__()
+        self.stream, self.batch_size, self.learn = stream, batch_size, learn
+        self.tokens_per_pass, self.context, self.first = tokens_per_pass, context, first
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[list[PackedBatch]]:
+        worker = get_worker_info()
+        mine, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        steps = self.stream.steps(self.batch_size, self.first, self.rank, self.world_size)
+        for k, samples in enumerate(steps):
+            if k % workers == mine:
+                yield batches_of(
+                    samples,
+                    self.learn,
+                    self.tokens_per_pass,
+                    task_names=self.stream.task_names,
+                    context=self.context,
+                )
+
+
+def batches_of(
+    samples: Sequence[TokenSample],
+    learn: Learn,
+    tokens_per_pass: int,
+    *,
+    task_names: Sequence[str],
+    context: int | None,
+) -> list[PackedBatch]:
+    """Return samples as packed batches of at most so many tokens each.
+
+    Raises
+    ------
+    UsageError
+        A sample is longer than the context.
+    """
+    passes = split_into_passes([len(s.ids) for s in samples], tokens_per_pass)
+    return [
+        flatten([samples[i] for i in p], learn, task_names=task_names, context=context)
+        for p in passes
+    ]
+
+
+class PackedTrainer(Trainer):
+    """The Trainer on packed samples.
+
+    Parameters
+    ----------
+    packed
+        The network with its loss; it attends packed.
+    args
+        `per_device_train_batch_size` and `gradient_accumulation_steps` say nothing here.
+    stream
+        What is trained on.
+    batch_size
+        Items of a step over all processes.
+    learn
+        What is learned of a sample.
+    tokens_per_pass
+        Tokens that go through the network at a time on one device, at most, where no sample is longer.
+    validation
+        Samples that the loss is measured on, and that are never trained on; the same on every process.
+    measure
+        Called after the losses were measured, on the main process; its numbers stand beside them.
+    workers
+        Processes that make the samples; 0 makes them in this one.
+
+    Attributes
+    ----------
+    tokens, samples : int
+        Seen since the start of this process, over all processes.
+    """
+
+    def __init__(
+        self,
+        packed: PackedNetwork,
+        args: TrainingArguments,
+        stream: SampleStream,
+        *,
+        batch_size: int,
+        learn: Learn,
+        tokens_per_pass: int,
+        validation: Sequence[TokenSample] = (),
+        measure: Any = None,
+        workers: int = 0,
+        keep_checkpoints: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=packed, args=args, **kwargs)
+        if batch_size % args.world_size:
+            raise UsageError(
+                f"batch_size {batch_size:,} cannot be shared out evenly to {args.world_size:,} processes; give a "
+                "multiple of it"
+            )
+        if args.n_gpu > 1:
+            raise UsageError(
+                "several GPUs need a process each; start with accelerate launch, or set CUDA_VISIBLE_DEVICES=0"
+            )
+        self.packed, self.stream, self.learn = packed, stream, learn
+        self.batch_size, self.tokens_per_pass = batch_size, tokens_per_pass
+        self.workers, self.measure, self.keep_checkpoints = workers, measure, keep_checkpoints
+        self.context: int | None = getattr(packed.config, "max_position_embeddings", None)
+        self.task_names = tuple(stream.task_names)
+        self.validation = (
+            self._deal(
+                batches_of(
+                    validation,
+                    learn,
+                    tokens_per_pass,
+                    task_names=self.task_names,
+                    context=self.context,
+                )
+            )
+            if len(validation)
+            else []
+        )
+        self.tokens = self.samples = 0
+        self.first_step = 0
+        self._seen = torch.zeros(2, len(self.task_names) + 1, dtype=torch.float64)
+
+    # --- data ---------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the steps of this process, from the one that follows the checkpoint (called by the Trainer)."""
+        steps = _Steps(
+            self.stream, batch_size=self.batch_size, learn=self.learn, tokens_per_pass=self.tokens_per_pass,
+            context=self.context, first=self.first_step, rank=self.args.process_index, world_size=self.args.world_size,
+        )  # fmt: skip
+        return DataLoader(steps, batch_size=None, num_workers=self.workers)
+
+    def _deal(self, batches: list[PackedBatch]) -> list[PackedBatch]:
+        """Return every process's share of batches, equally many for each: those that fill up weigh nothing."""
+        world, mine = self.args.world_size, self.args.process_index
+        rounds = -(-len(batches) // world)
+        own = batches[mine::world]
+        self._n_validation = [len(own)]
+        return own + [batches[0]] * (rounds - len(own))
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: Any, inputs: list[PackedBatch], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Go through a step's passes and leave their gradients (called by the Trainer)."""
+        del num_items_in_batch
+        model.train()
+        total, n_passes, tokens, samples = self._over_processes(inputs)
+        self.tokens, self.samples = self.tokens + tokens, self.samples + samples
+        loss = torch.zeros((), device=self.args.device)
+        for k in range(n_passes):
+            # Every process makes as many passes, since FSDP gathers weights in each; one too many weighs nothing.
+            spare = k >= len(inputs)
+            batch = inputs[-1 if spare else k].to(self.args.device)
+            last = k == n_passes - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.accelerator.autocast():
+                    part, by_sample = model(batch, math.inf if spare else total)
+                # Processes average their gradients; the weights are those of all of them.
+                self.accelerator.backward(part * self.args.world_size)
+            if not spare:
+                loss += part.detach() * self.args.world_size
+                self._note(batch, by_sample)
+        return loss
+
+    def _over_processes(self, batches: Sequence[PackedBatch]) -> tuple[float, int, int, int]:
+        """Return the weight, passes, tokens and samples of a step: sums over processes, of passes the most."""
+        own = [
+            sum(self.packed.total_weight(b) for b in batches),
+            float(len(batches)),
+            float(sum(b.ids.numel() for b in batches)),
+            float(sum(len(b.lengths) for b in batches)),
+        ]
+        if self.args.world_size == 1:
+            return own[0], int(own[1]), int(own[2]), int(own[3])
+        mine = torch.tensor([own], dtype=torch.float64, device=self.args.device)
+        everybody = self.accelerator.gather(mine).cpu()
+        sums = everybody.sum(0).tolist()
+        return sums[0], int(everybody[:, 1].max()), int(sums[2]), int(sums[3])
+
+    def _note(self, batch: PackedBatch, by_sample: torch.Tensor) -> None:
+        """Add the losses of samples to those of their tasks."""
+        each = by_sample.detach().double().cpu()
+        at = batch.tasks % (len(self.task_names) + 1)  # −1, not known, is the last
+        self._seen[0].index_add_(0, at, each)
+        self._seen[1].index_add_(0, at, torch.ones_like(each))
+
+    def take_losses(self) -> dict[str, float]:
+        """Return the mean loss of the samples of each task since the last call, over all processes, in nats.
+
+        Raises
+        ------
+        C2SError
+            A loss is no longer a number.
+        """
+        seen = self._seen.to(self.args.device if self.args.device.type != "mps" else "cpu")
+        if self.args.world_size > 1:
+            seen = self.accelerator.reduce(seen, "sum")
+        sums, counts = seen.cpu().tolist()
+        self._seen.zero_()
+        names = [*self.task_names, "unknown"]
+        means = {n: s / c for n, s, c in zip(names, sums, counts, strict=True) if c}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise C2SError(
+                    f"the loss of {name!r} is {mean} at step {self.state.global_step:,}; lower the learning rate"
+                )
+        return means
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Measure the losses of the validation samples by task, and what `measure` measures (called by the Trainer)."""
+        training = self.take_losses()
+        model = self.model_wrapped
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            for k, batch in enumerate(self.validation):
+                _, by_sample = model(batch.to(self.args.device), 1.0)
+                if k < self._n_validation[0]:
+                    self._note(batch, by_sample)
+        losses = self.take_losses()
+        metrics = {f"{metric_key_prefix}_loss_{t}": v for t, v in losses.items()}
+        if losses:
+            metrics[f"{metric_key_prefix}_loss"] = float(np.mean(list(losses.values())))
+        if self.measure is not None:
+            metrics |= {f"{metric_key_prefix}_{k}": v for k, v in self.measure().items()}
+        model.train()
+        self.log({**{f"loss_{t}": v for t, v in training.items()}, **metrics})
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def floating_point_ops(self, inputs: list[PackedBatch]) -> int:  # type: ignore[override]
+        """Return the operations of a step on this process, forward and backward, without attention (6·N·D)."""
+        return 6 * self.packed.n_body * sum(b.ids.numel() for b in inputs)
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, mark it as complete, and only then remove older ones."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir)
+        newest = folder / f"checkpoint-{self.state.global_step}"
+        (newest / COMPLETE).write_text(json.dumps({"step": self.state.global_step}), "utf-8")
+        best = self.state.best_model_checkpoint
+        spared = {newest.name} | ({Path(best).name} if best else set())
+        old = [c for c in complete_checkpoints(folder) if c.name not in spared]
+        for checkpoint in old[: max(0, len(old) + 1 - self.keep_checkpoints)]:
+            shutil.rmtree(checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the weights as `save_pretrained` does, adapters as adapters (called by the Trainer)."""
+        if not self.args.should_save:
+            return
+        if state_dict is not None:
+            state_dict = {k.removeprefix("network."): v for k, v in state_dict.items()}
+        self.packed.network.save_pretrained(
+            output_dir or self.args.output_dir, state_dict=state_dict
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restore what `_save` wrote (called by the Trainer)."""
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        load_weights(self.packed.network, Path(resume_from_checkpoint))
+
+    def resume_from(self, checkpoint: Path | None) -> None:
+        """Set the place in the stream that belongs to a checkpoint."""
+        if checkpoint is not None:
+            state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+            self.first_step = int(state["global_step"])
+
+
+def load_weights(network: Any, folder: Path) -> None:
+    """Give a network the weights, or the adapter, that `save_pretrained` wrote.
+
+    Raises
+    ------
+    C2SError
+        They do not fit.
+    """
+    from safetensors.torch import load_file
+
+    if hasattr(network, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(network, load_file(folder / "adapter_model.safetensors"))
+        return
+    state: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        state |= load_file(path)
+    found = network.load_state_dict(state, strict=False)
+    network.tie_weights()
+    tied = set(getattr(network, "all_tied_weights_keys", None) or ())
+    missing = [k for k in found.missing_keys if k not in tied]
+    if missing or found.unexpected_keys:
+        odd = [*missing, *found.unexpected_keys][0]
+        raise C2SError(f"{folder}: the checkpoint does not fit the model ({odd}); start anew")
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder that were written to their end, the oldest first."""
+    found = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
