@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from c2s.cli.options import (
 def train(
     recipe: Annotated[
         Path,
-        typer.Argument(help="YAML recipe; the documentation has an example.", show_default=False),
+        typer.Argument(help="YAML recipe; the documentation has examples.", show_default=False),
     ],
     out: Out,
     seed: Annotated[
@@ -29,21 +29,59 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
     device: Device = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model from random weights on labelled cells."""
+    """Train a model: pre-training or fine-tuning on many tasks, or a small one from labelled cells."""
+    from c2s.common.config import read_yaml
+    from c2s.training.recipe import is_training_recipe
+
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    content = read_yaml(recipe)
+    if is_training_recipe(content):
+        _train(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
+    else:
+        _train_small(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
+
+
+def _train(
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
+    from c2s.training.recipe import TrainingRecipe
+    from c2s.training.run import run_recipe
+
+    recipe = TrainingRecipe.parse(content, str(path))
+    del dry_run
+    with Stages() as stages:
+        facts = run_recipe(
+            recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
+        )
+    say(as_json, facts, f"model in {out / 'model'}; validation {facts['validation']}")
+
+
+def _train_small(
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Run a recipe for labelled cells in memory, from random weights."""
+    from c2s.cli.stages import Stages
+    from c2s.common.errors import UsageError
     from c2s.studies.train import TrainRecipe, plan, run_training
 
-    resolved = TrainRecipe.read(recipe)
-    if seed is not None:
-        resolved = resolved.model_copy(update={"seed": seed})
+    recipe = TrainRecipe.parse(content, str(path))
+    if resume:
+        raise UsageError(
+            "--resume is for recipes with a stage; this one takes minutes and starts anew"
+        )
     if dry_run:
-        facts = plan(resolved)
+        facts = plan(recipe)
         say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
         return
     with Stages() as stages:
-        facts = run_training(resolved, out, device=device, on_stage=stages)
+        facts = run_training(recipe, out, device=device, on_stage=stages)
     say(as_json, facts, f"model in {out / 'model'}; validation loss {facts['validation_loss']}")

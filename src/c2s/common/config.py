@@ -11,6 +11,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from c2s.common.errors import InputError, UsageError, nearest
 
 
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of fields with values.
+
+    Raises
+    ------
+    InputError
+        The file is missing, not YAML, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a recipe is a list of fields with values, such as 'seed: 0'")
+    return content
+
+
 class Config(BaseModel):
     """A frozen pydantic model that refuses fields it does not know."""
 
@@ -27,15 +46,7 @@ class Config(BaseModel):
         UsageError
             A field is unknown or has a value that cannot work; the message names it.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text("utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: a recipe is a list of fields with values, such as 'seed: 0'")
-        return cls.parse(content, str(path))
+        return cls.parse(read_yaml(path), str(path))
 
     @classmethod
     def parse(cls, content: dict[str, Any], source: str) -> Self:

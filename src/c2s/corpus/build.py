@@ -451,9 +451,18 @@ def build_from(
     *,
     workers: int | None = None,
     engine: str | None = None,
+    keep_looks: bool = False,
     on_stage: OnStage,
 ) -> dict[str, Any]:
-    """Build a corpus from a recipe that was read; `folder` is where its relative paths begin. See `build_corpus`."""
+    """Build a corpus from a recipe that was read; see `build_corpus`.
+
+    Parameters
+    ----------
+    folder
+        Where the recipe's relative paths begin.
+    keep_looks
+        Leave the folder `work` with what was found out about the sources, for another build of them.
+    """
     out = Path(out)
     workers = workers or len(os.sched_getaffinity(0))
     refuse_foreign(out, CONTENTS)
@@ -473,7 +482,7 @@ def build_from(
                 genes = _used_genes(plan, out, mapped, on_stage)
                 units = plan.units(genes, tokenizer_sha)
                 records = _map_units(out, units, mapped, on_stage)
-        return _finish(plan, out, units, records, tokenizer_sha)
+        return _finish(plan, out, units, records, tokenizer_sha, keep_looks)
 
 
 def _refuse_other_corpus(out: Path, plan: Plan) -> None:
@@ -644,6 +653,7 @@ def _finish(
     units: Sequence[Unit],
     records: Mapping[str, UnitRecord],
     tokenizer_sha: str,
+    keep_looks: bool,
 ) -> dict[str, Any]:
     _remove_strangers(out, records)
     manifest = _manifest(plan, [records[u.name] for u in units], tokenizer_sha)
@@ -659,7 +669,8 @@ def _finish(
         path.write_text(_card(manifest), "utf-8")
     manifest["other files"] = _other_files(out)
     manifest["digest"] = manifest_digest(manifest)
-    shutil.rmtree(out / "work")
+    if not keep_looks:
+        shutil.rmtree(out / "work")
     with atomic_file(out / "manifest.json") as path:
         path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (out / "log.jsonl").unlink(missing_ok=True)

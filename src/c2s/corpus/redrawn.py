@@ -59,6 +59,7 @@ class RedrawnCorpus:
                     self.folder,
                     path,
                     workers=1 if number else self.workers,
+                    keep_looks=True,
                     on_stage=on_stage,
                 )
                 for old in sorted(self.out.glob("epoch-*"))[:-3]:

@@ -34,7 +34,7 @@ from c2s.tokens.tokenizer import CellTokenizer, Segment, TokenMode, load_tokeniz
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 C2S_JSON = "c2s.json"
 
@@ -478,11 +478,7 @@ def load_model(
     """
     placement = _placement(device, device_map, quantize)
     source = str(path_or_id)
-    folder = Path(source)
-    if not folder.is_dir():
-        if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
-            raise InputError(f"{source}: no model directory there")
-        folder = _from_hub(source)
+    folder = resolve_folder(path_or_id)
     card = _card_of(folder, source, profile, prompts)
     backend = load_tokenizer(folder)
     if card.released is not None and card.released.begin and backend.bos_token_id is None:
@@ -629,6 +625,7 @@ def load_network(
     dtype: str | None = None,
     device_map: str | dict[str, Any] | None = None,
     quantize: str | None = None,
+    config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
     """Load the weights of a causal language model; safetensors only, no code from the folder.
 
@@ -638,6 +635,8 @@ def load_network(
         A folder or a hub id.
     dtype, device_map, quantize
         As in `load_model`; without a map they are loaded to main memory.
+    config
+        Instead of the one beside the weights, such as one with a longer context.
 
     Raises
     ------
@@ -651,7 +650,11 @@ def load_network(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    placed = {"device_map": device_map, "quantization_config": _quantization(quantize, dtype)}
+    placed = {
+        "device_map": device_map,
+        "quantization_config": _quantization(quantize, dtype),
+        "config": config,
+    }
     try:
         with quiet_transformers():
             network, info = AutoModelForCausalLM.from_pretrained(
@@ -799,6 +802,23 @@ def _read_card(folder: Path) -> ModelCard:
         raise InputError(f"{path}: {explain(error, ModelCard)}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
+
+
+def resolve_folder(path_or_id: str | os.PathLike[str]) -> Path:
+    """Return the folder of a model that is named by its folder or its hub id.
+
+    Raises
+    ------
+    InputError
+        There is none, here or on the hub.
+    """
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return folder
+    source = str(path_or_id)
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise InputError(f"{source}: no model directory there")
+    return _from_hub(source)
 
 
 def _from_hub(model_id: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainingArguments
 
 from c2s.common.errors import C2SError, UsageError
 from c2s.training.packed_network import PackedNetwork
@@ -138,7 +138,8 @@ class PackedTrainer(Trainer):
         keep_checkpoints: int = 2,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=packed, args=args, **kwargs)
+        # The Trainer wants to see validation data where it is to measure any; `evaluate` reads what was dealt out.
+        super().__init__(model=packed, args=args, eval_dataset=list(validation) or None, **kwargs)
         if batch_size % args.world_size:
             raise UsageError(
                 f"batch_size {batch_size:,} cannot be shared out evenly to {args.world_size:,} processes; give a "
@@ -276,12 +277,12 @@ class PackedTrainer(Trainer):
             metrics |= {f"{metric_key_prefix}_{k}": v for k, v in self.measure().items()}
         model.train()
         self.log({**{f"loss_{t}": v for t, v in training.items()}, **metrics})
-        self.control = self.callback_handler.on_evaluate(
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
-    def floating_point_ops(self, inputs: list[PackedBatch]) -> int:  # type: ignore[override]
+    def floating_point_ops(self, inputs: list[PackedBatch]) -> int:
         """Return the operations of a step on this process, forward and backward, without attention (6·N·D)."""
         return 6 * self.packed.n_body * sum(b.ids.numel() for b in inputs)
 

@@ -64,7 +64,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return (losses * weights).sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[Any, ...]:
         scale = upstream[0]
         gradients = [None if g is None else g * scale for g in ctx.saved_tensors]
         return (*gradients, None, None, None, None)
@@ -102,7 +102,8 @@ def weighted_loss(
         Has none.
     """
     if type(head) is torch.nn.Linear:
-        weight, bias = head.weight, head.bias
+        weight: torch.Tensor = head.weight
+        bias: torch.Tensor | None = head.bias
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)

@@ -139,8 +139,11 @@ def packed_attention(
     for group in packed_layout.groups:
         q, k, v = (x[group.places].transpose(1, 2) for x in rows)  # (n, heads, longest, head_dim)
         window = sliding_window if sliding_window and sliding_window < q.shape[2] else None
-        attend = _fused if softcap is None else _capped
-        attended = attend(q, k, v, scale, rate, window, softcap).transpose(1, 2)
+        if softcap is None:
+            attended = _fused(q, k, v, scale, rate, window)
+        else:
+            attended = _capped(q, k, v, scale, rate, window, softcap)
+        attended = attended.transpose(1, 2)
         if group.real is None:
             parts.append(attended.flatten(0, 1))
             places.append(group.places.flatten())
@@ -152,10 +155,14 @@ def packed_attention(
 
 
 def _fused(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float, window: int | None, softcap: None
-) -> torch.Tensor:  # fmt: skip
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    dropout: float,
+    window: int | None,
+) -> torch.Tensor:
     """Attend with PyTorch's own attention."""
-    del softcap
     mask = None if window is None else _visible(0, q.shape[2], window, q.device)
     return functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale,

@@ -47,7 +47,9 @@ class BaseRecipe(Config):
     @model_validator(mode="after")
     def _one_base(self) -> Self:
         if (self.preset is None) == (self.model is None):
-            raise ValueError("give either 'preset', a shape with random weights, or 'model', a trained one")
+            raise ValueError(
+                "give either 'preset', a shape with random weights, or 'model', a trained one"
+            )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"there is no preset {self.preset!r}; there are: {', '.join(PRESETS)}")
         return self
@@ -62,6 +64,11 @@ class DataRecipe(Config):
         description="A corpus recipe, or the path of one: its ties, samples and wordings are drawn anew for every "
         "epoch.",
     )
+    inverse: str | None = Field(
+        None,
+        description="File of cells that the line from rank to expression is fitted on (SPEC §3), so that generated "
+        "cells have expression; by default the first source of 'recipe', and the base's own line with 'corpus'.",
+    )
     validation: int = Field(
         256, ge=0, description="Samples of the split 'val' that the loss is measured on."
     )
@@ -72,7 +79,9 @@ class DataRecipe(Config):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.corpus is None) == (self.recipe is None):
-            raise ValueError("give either 'corpus', a folder that was built, or 'recipe', a corpus recipe")
+            raise ValueError(
+                "give either 'corpus', a folder that was built, or 'recipe', a corpus recipe"
+            )
         return self
 
 
@@ -123,7 +132,9 @@ class OptimisationRecipe(Config):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either 'steps' or 'epochs'")
         if self.warmup >= 1 and self.warmup != int(self.warmup):
-            raise ValueError(f"warmup = {self.warmup}: a share is below 1, a number of steps is whole")
+            raise ValueError(
+                f"warmup = {self.warmup}: a share is below 1, a number of steps is whole"
+            )
         return self
 
 
@@ -153,8 +164,8 @@ class TrainingRecipe(Config):
     """A training run: pre-training, or supervised fine-tuning."""
 
     stage: Literal["pretrain", "sft"] = Field(
-        description="'pretrain' learns all tokens, each weighing the same; 'sft' learns responses, each sample weighing "
-        "the same (`learn` and `weigh` change that)."
+        description="'pretrain' learns all tokens, each weighing the same; 'sft' learns responses, each sample "
+        "weighing the same (`learn` and `weigh` change that)."
     )
     base: BaseRecipe = Field(description="What training starts from.")
     data: DataRecipe = Field(description="What is trained on.")
@@ -216,6 +227,8 @@ def corpus_recipe(recipe: DataRecipe, folder: Path) -> tuple[CorpusRecipe, Path]
     if isinstance(recipe.recipe, CorpusRecipe):
         return recipe.recipe, folder
     if recipe.recipe is None:
-        raise UsageError("data.corpus names a corpus that was built; there is no recipe to draw from")
+        raise UsageError(
+            "data.corpus names a corpus that was built; there is no recipe to draw from"
+        )
     path = folder / recipe.recipe
     return read_recipe(path), path.resolve().parent

@@ -48,7 +48,9 @@ class TokenSample:
 class SampleStream(Protocol):
     """Samples in an endless order of their own."""
 
-    task_names: Sequence[str]
+    @property
+    def task_names(self) -> Sequence[str]:
+        """What the tasks of batches count in."""
 
     @property
     def n_items(self) -> int:
@@ -106,21 +108,24 @@ class CorpusStream:
         while True:
             samples: list[TokenSample] = []
             for _ in range(own):
-                samples += self._samples(next(items))
+                samples += samples_of(next(items), self.task_names)
             yield samples
 
-    def _samples(self, item: dict[str, torch.Tensor]) -> list[TokenSample]:
-        ids, labels = item["input_ids"].numpy(), item["labels"].numpy()
-        lengths = item["seq_lengths"].tolist() if "seq_lengths" in item else [len(ids)]
-        tasks = item["task_ids"].reshape(-1).tolist()
-        samples, start = [], 0
-        for length, task in zip(lengths, tasks, strict=True):
-            own = labels[start : start + length]
-            prompt = int(np.argmax(own != IGNORE))
-            name = self.task_names[task] if task >= 0 else None
-            samples.append(TokenSample(ids[start : start + length], prompt, name))
-            start += length
-        return samples
+
+def samples_of(item: dict[str, torch.Tensor], task_names: Sequence[str]) -> list[TokenSample]:
+    """Return the samples of an item of a `ShardReader`, packed sequence or sample."""
+    ids, labels = item["input_ids"].numpy(), item["labels"].numpy()
+    lengths = item["seq_lengths"].tolist() if "seq_lengths" in item else [len(ids)]
+    tasks = item["task_ids"].reshape(-1).tolist()
+    samples, start = [], 0
+    for length, task in zip(lengths, tasks, strict=True):
+        stop = start + length
+        prompt = int(np.argmax(labels[start:stop] != IGNORE))
+        samples.append(
+            TokenSample(ids[start:stop], prompt, task_names[task] if task >= 0 else None)
+        )
+        start = stop
+    return samples
 
 
 class CellStream:

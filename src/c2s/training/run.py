@@ -1,0 +1,380 @@
+"""A training run: from a recipe to a model directory, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+
+from c2s.common.errors import UsageError
+from c2s.common.files import atomic_file, json_able
+from c2s.common.progress import OnStage, no_progress
+from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
+from c2s.training.base import base_config, base_folder, open_base
+from c2s.training.data import TrainingData, fitted_line, open_data
+from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights
+from c2s.training.optimizers import MuonWithAdamW
+from c2s.training.packed_attention import attending_packed
+from c2s.training.packed_network import PackedNetwork
+from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerControl, TrainerState
+
+#: What a run leaves in its folder.
+CONTENTS = {"model", "recipe.yaml", "log.jsonl", "run.json", "checkpoints", "data"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step: everything that can be refused has been."""
+
+    recipe: TrainingRecipe
+    folder: Path
+    data: TrainingData
+    config: Any
+    n_steps: int
+
+
+def prepare(
+    recipe: TrainingRecipe, folder: Path, work: Path, on_stage: OnStage = no_progress
+) -> Prepared:
+    """Open data and shape of a recipe, and check what can be checked without weights.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    folder
+        Where its relative paths begin.
+    work
+        Where corpora are drawn.
+    on_stage
+        Told of progress.
+
+    Raises
+    ------
+    InputError, UsageError
+        Something is missing or does not go together; the message names the field.
+    """
+    source = base_folder(recipe.base, folder)
+    shape = base_config(recipe.base, folder, 1)
+    context = recipe.base.context or shape.max_position_embeddings
+    mode = None
+    if source is not None and (Path(source) / C2S_JSON).is_file():
+        mode = json.loads((Path(source) / C2S_JSON).read_text("utf-8"))["mode"]
+    data = open_data(
+        recipe.data, folder, work, packed=recipe.stage == "pretrain", seed=recipe.seed, context=context,
+        tokenizer=None if source is None else str(Path(source).resolve()) if Path(source).is_dir() else source,
+        mode=mode, on_stage=on_stage,
+    )  # fmt: skip
+    if not data.manifest["samples"].get("train"):
+        raise UsageError("data: there is no sample to train on")
+    config = base_config(recipe.base, folder, len(data.tokenizer.backend))
+    steps = recipe.optimisation.steps or max(
+        1,
+        round(
+            (recipe.optimisation.epochs or 0) * data.stream.n_items / recipe.optimisation.batch_size
+        ),
+    )
+    return Prepared(recipe, folder, data, config, steps)
+
+
+class RunLog(TrainerCallback):
+    """Writes what the Trainer logs to `log.jsonl`, and moves the progress bar.
+
+    Parameters
+    ----------
+    path
+        The file; lines behind the step that a run goes on from are dropped.
+    progress
+        Told of each finished step.
+    first
+        The step that the run goes on from.
+    """
+
+    def __init__(self, path: Path, progress: Callable[[int], None], first: int) -> None:
+        self.path, self.progress = path, progress
+        self.trainer: PackedTrainer | None = None
+        self.started = time.perf_counter()
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step(line) <= first]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Move the progress bar."""
+        self.progress(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write a line."""
+        if not state.is_world_process_zero or self.trainer is None:
+            return
+        seconds = time.perf_counter() - self.started
+        facts = {
+            "step": state.global_step,
+            "seconds": round(seconds, 3),
+            "tokens": self.trainer.tokens,
+            "tokens_per_second": round(self.trainer.tokens / max(seconds, 1e-9), 1),
+        }
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(json_able({**facts, **(logs or {})})) + "\n")
+
+
+def _step(line: str) -> float:
+    """Return the step of a line of the log; a line that was cut short belongs to none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def run_recipe(
+    recipe: TrainingRecipe,
+    folder: Path,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    on_stage: OnStage = no_progress,
+) -> dict[str, Any]:
+    """Run a recipe.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    folder
+        Where its relative paths begin.
+    out
+        Gets `model/`, `log.jsonl`, `run.json`, `recipe.yaml`, and while it runs `checkpoints/` and `data/`.
+    resume
+        Go on from the last checkpoint in `out`; the losses are those of a run that was never stopped.
+    device
+        "cpu" keeps off a GPU; by default the best there is.
+    on_stage
+        Told of progress.
+
+    Returns
+    -------
+    dict
+        Facts of the run, as in `run.json`.
+
+    Raises
+    ------
+    UsageError
+        The recipe cannot work, `out` holds another run, or there is nothing to resume.
+    C2SError
+        A loss is no longer a number; checkpoints stay.
+    """
+    out = Path(out)
+    _check_out(recipe, out, resume)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out / "recipe.yaml") as path:
+        path.write_text(_as_yaml(recipe), "utf-8")
+    run = prepare(recipe, folder, out / "data", on_stage)
+    model = open_base(recipe.base, folder, run.data, recipe.seed)
+    checkpoints = complete_checkpoints(out / "checkpoints")
+    last = checkpoints[-1] if resume and checkpoints else None
+    with ExitStack() as stack:
+        stack.enter_context(attending_packed(model.network))
+        trainer = _trainer(run, model, out, device)
+        trainer.resume_from(last)
+        log = RunLog(
+            out / "log.jsonl",
+            on_stage("Training", run.n_steps - trainer.first_step),
+            trainer.first_step,
+        )
+        log.trainer = trainer
+        trainer.add_callback(log)
+        trainer.remove_callback(PrinterCallback)
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        seconds = time.perf_counter() - started
+    return _finish(run, model, trainer, out, seconds)
+
+
+def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
+    """Refuse a folder that something else, or another recipe, was written to.
+
+    Raises
+    ------
+    UsageError
+        It holds foreign files, a finished run, a run of another recipe, or nothing to resume.
+    """
+    if not out.is_dir():
+        if out.exists():
+            raise UsageError(f"{out}: is a file; give a folder")
+        if resume:
+            raise UsageError(f"{out}: there is no run to resume")
+        return
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in CONTENTS and p.name[0] != ".")
+    if foreign:
+        raise UsageError(
+            f"{out}: holds {foreign[0]!r}, which no training run wrote; give another folder"
+        )
+    there = out / "recipe.yaml"
+    if not there.is_file():
+        if resume:
+            raise UsageError(f"{out}: there is no run to resume")
+        return
+    same = yaml.safe_load(there.read_text("utf-8")) == yaml.safe_load(_as_yaml(recipe))
+    if resume and not same:
+        raise UsageError(
+            f"{out}: the run there is of another recipe (recipe.yaml); resume with that one, or give another folder"
+        )
+    if not resume and any(out.iterdir()) and complete_checkpoints(out / "checkpoints"):
+        raise UsageError(
+            f"{out}: holds a run that was begun; go on with --resume, or give another folder"
+        )
+
+
+def _as_yaml(recipe: TrainingRecipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _trainer(run: Prepared, model: Model, out: Path, device: str | None) -> PackedTrainer:
+    """Return the Trainer of a run."""
+    recipe, settings = run.recipe, run.recipe.optimisation
+    if recipe.base.gradient_checkpointing:
+        model.network.gradient_checkpointing_enable({"use_reentrant": False})
+    callbacks: list[TrainerCallback] = []
+    if recipe.evaluation.patience is not None:
+        callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
+    validation = run.data.validation(recipe.data.validation)
+    return PackedTrainer(
+        PackedNetwork(model.network, recipe.weighed),
+        arguments(recipe, run.n_steps, out / "checkpoints", device, bool(validation)),
+        run.data.stream,
+        batch_size=settings.batch_size,
+        learn=recipe.learned,
+        tokens_per_pass=settings.tokens_per_pass,
+        validation=validation,
+        workers=recipe.data.workers,
+        keep_checkpoints=recipe.keep_checkpoints,
+        callbacks=callbacks,
+        optimizers=(_optimizer(model.network, settings), None),
+    )
+
+
+def _optimizer(network: Any, settings: OptimisationRecipe) -> torch.optim.Optimizer | None:
+    """Return the optimiser, or None for the Trainer's own AdamW."""
+    if settings.optimizer == "adamw":
+        return None
+    return MuonWithAdamW(
+        network,
+        muon_lr=settings.muon_learning_rate,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def arguments(
+    recipe: TrainingRecipe, n_steps: int, out: Path, device: str | None, validated: bool
+) -> TrainingArguments:
+    """Return what the Trainer is told of a recipe."""
+    settings, evaluation = recipe.optimisation, recipe.evaluation
+    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * n_steps
+    floor = settings.final_rate > 0 and settings.schedule == "cosine"
+    schedule = {
+        "cosine": "cosine_with_min_lr" if floor else "cosine",
+        "constant": "constant_with_warmup",
+    }
+    best: dict[str, Any] = {}
+    if evaluation.best is not None:
+        best = {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{evaluation.best}",
+            "greater_is_better": not evaluation.best.startswith("loss"),
+        }
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=n_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=schedule.get(settings.schedule, settings.schedule),
+        lr_scheduler_kwargs={"min_lr_rate": settings.final_rate} if floor else {},
+        warmup_steps=round(warmup),
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        max_grad_norm=settings.clip,
+        bf16=settings.precision == "bfloat16",
+        seed=recipe.seed,
+        use_cpu=resolve_device(device) == "cpu",
+        eval_strategy="steps" if validated else "no",
+        eval_steps=evaluation.every,
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        logging_strategy="steps",
+        logging_steps=max(1, min(10, n_steps // 20 or 1)),
+        logging_nan_inf_filter=False,
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        report_to=list(recipe.trackers),
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **best,
+    )
+
+
+def _finish(
+    run: Prepared, model: Model, trainer: PackedTrainer, out: Path, seconds: float
+) -> dict[str, Any]:
+    """Write the model and the facts of the run."""
+    network = model.network.eval()
+    best = trainer.state.best_model_checkpoint if run.recipe.evaluation.best else None
+    if best is not None:
+        load_weights(network, Path(best))
+    history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
+    facts: dict[str, Any] = {
+        "stage": run.recipe.stage,
+        "base": run.recipe.base.preset or run.recipe.base.model,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "steps": trainer.state.global_step,
+        "samples": trainer.samples,
+        "tokens": trainer.tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(trainer.tokens / max(seconds, 1e-9), 1),
+        "best_step": trainer.state.best_global_step if best else None,
+        "validation": {
+            k.removeprefix("eval_"): v for k, v in (history[-1] if history else {}).items()
+            if k.startswith("eval_")
+        },
+        "corpus": run.data.manifest["digest"],
+        "seed": run.recipe.seed,
+        "processes": trainer.args.world_size,
+        "versions": library_versions(),
+    }  # fmt: skip
+    if not trainer.args.should_save:
+        return facts
+    line = fitted_line(run.recipe.data, run.folder, run.data)
+    model.card = model.card.model_copy(
+        update={
+            "inverse": line or model.card.inverse,
+            "training": {**facts, "recipe": run.recipe.model_dump(mode="json")},
+        }
+    )
+    model.save(out / "model")
+    with atomic_file(out / "run.json") as path:
+        path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
+    return facts
