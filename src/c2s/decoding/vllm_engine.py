@@ -242,6 +242,10 @@ def _finished(constraint: Constraint, tokens: Sequence[int]) -> TokenState:
 
 def _weights(model: Model, copy: Path) -> tuple[Path, str]:
     """Return where vLLM finds a model's configuration and weights, and their type; a network is copied there."""
+    if model.adapted is not None:
+        raise UsageError(
+            f"{model.source}: holds an adapter, which vLLM is not given; merge it with c2s model merge"
+        )
     if model.has_network:
         from c2s.common.transformers_log import quiet_transformers
 

@@ -27,6 +27,7 @@ from c2s.common.errors import (
 )
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
+from c2s.models.adapters import AdapterBase, load_adapted, save_adapter, seen_from
 from c2s.models.presets import get_preset
 from c2s.models.released import Released, find_profile, load_wording, profiles
 from c2s.tasks.prompts import PromptPack, load_prompts
@@ -34,6 +35,7 @@ from c2s.tokens.tokenizer import CellTokenizer, Segment, TokenMode, load_tokeniz
 
 if TYPE_CHECKING:
     import numpy as np
+    from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel
 
 C2S_JSON = "c2s.json"
@@ -88,6 +90,9 @@ class ModelCard(Config):
     )
     released: Released | None = Field(
         default=None, description="Of a released checkpoint: how it wants to be asked."
+    )
+    adapter: AdapterBase | None = Field(
+        default=None, description="Of a folder with an adapter instead of weights: its base."
     )
     versions: dict[str, str] = Field(
         default_factory=dict, description="Library versions that wrote the model."
@@ -164,7 +169,7 @@ class Model:
     Parameters
     ----------
     network
-        None for a model that was opened without its weights.
+        None for a model that was opened without its weights; a network of PEFT where it has an adapter.
     tokenizer, card, source
         As the attributes.
     files
@@ -176,17 +181,21 @@ class Model:
     card : ModelCard
     source : str
         Where it was loaded from, for the record.
+    adapted : PeftModel or None
+        The network as PEFT has it, where it has an adapter; `network` is the same one, as transformers has it.
     """
 
     def __init__(
         self,
-        network: PreTrainedModel | None,
+        network: PreTrainedModel | PeftModel | None,
         tokenizer: CellTokenizer,
         card: ModelCard,
         source: str = "",
         files: WeightFiles | None = None,
     ) -> None:
-        self._network = network
+        wrapped: Any = network if hasattr(network, "get_base_model") else None
+        self.adapted: PeftModel | None = wrapped
+        self._network: Any = network if wrapped is None else wrapped.get_base_model()
         self.tokenizer = tokenizer
         self.card = card
         self.source = source
@@ -260,7 +269,7 @@ class Model:
             update={"vocabulary": list(genes.words), "symbols": list(genes.symbols)}
         )
         tokenizer = CellTokenizer(self.tokenizer.backend, genes, card.mode)
-        return Model(self._network, tokenizer, card, self.source, self.files)
+        return Model(self.adapted or self._network, tokenizer, card, self.source, self.files)
 
     def encode_prompt(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return the token ids of a prompt, as the model was trained to see them. int32, shape (n_tokens,).
@@ -377,8 +386,18 @@ class Model:
         """
         _refuse_to_replace(Path(path))
         card = self.card.model_copy(update={"versions": library_versions()})
+        if (card.adapter is None) != (self.adapted is None):
+            raise UsageError(
+                "an adapter is saved with what its base is (adapter in c2s.json), and only with that; "
+                "c2s.models.adapters.record_base gives it, merged a model without an adapter"
+            )
+        if card.adapter is not None:
+            card = card.model_copy(update={"adapter": seen_from(card.adapter, Path(path))})
         with atomic_directory(path) as folder, quiet_transformers():
-            self.network.save_pretrained(folder)
+            if self.adapted is not None:
+                save_adapter(self.adapted, folder)
+            else:
+                self.network.save_pretrained(folder)
             self.tokenizer.save(folder)
             (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
 
@@ -432,6 +451,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     quantize: str | None = None,
     weights: bool = True,
+    base: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a model directory, or a released checkpoint of a known family.
 
@@ -462,6 +482,8 @@ def load_model(
         they are.
     weights
         False leaves the weights where they are, for an engine that reads them itself, such as vLLM.
+    base
+        Of a folder with an adapter: where its base lies now, a folder or a hub id; by default where it was.
 
     Raises
     ------
@@ -491,11 +513,22 @@ def load_model(
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    if base is not None and card.adapter is None:
+        raise UsageError(f"{source}: has no adapter; leave out base")
     if not weights:
+        if card.adapter is not None:
+            raise UsageError(
+                f"{source}: holds an adapter, which this engine does not read; merge it with c2s model merge"
+            )
         files = WeightFiles(folder, _known_dtype(dtype))
         model = Model(None, tokenizer, card, source, files)
         return model if genes is None else model.with_genes(genes)
-    network = load_network(folder, dtype=dtype, device_map=placement, quantize=quantize)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": placement, "quantize": quantize}
+    network: Any = (
+        load_network(folder, **options)
+        if card.adapter is None
+        else load_adapted(folder, card.adapter, tokenizer, base=base, **options)
+    )
     rows = network.get_input_embeddings().weight.shape[0]
     if len(tokenizer.backend) > rows:
         raise InputError(

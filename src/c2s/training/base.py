@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, missing_extra
 from c2s.common.transformers_log import quiet_transformers
+from c2s.models.adapters import (
+    ADAPTER_CONFIG,
+    add_lora,
+    check_targets,
+    record_base,
+    require_peft,
+    take_tokens,
+)
 from c2s.models.directory import (
     C2S_JSON,
     Model,
@@ -14,14 +24,15 @@ from c2s.models.directory import (
     load_model,
     load_network,
     new_model,
+    resolve_device,
     resolve_folder,
 )
 from c2s.models.presets import get_preset
 from c2s.training.data import TrainingData
-from c2s.training.recipe import BaseRecipe
+from c2s.training.recipe import BaseRecipe, LoraRecipe
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 
 def base_folder(base: BaseRecipe, folder: Path) -> str | None:
@@ -46,8 +57,13 @@ def base_config(base: BaseRecipe, folder: Path, vocab_size: int) -> PretrainedCo
     if source is None:
         config = get_preset(str(base.preset)).config(vocab_size)
     else:
+        place = resolve_folder(source)
+        if (place / ADAPTER_CONFIG).is_file():
+            raise UsageError(
+                f"base.model: {source} holds an adapter; merge it with c2s model merge, and train that"
+            )
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(resolve_folder(source))
+            config = AutoConfig.from_pretrained(place)
     if base.context is not None:
         set_context(config, base.context, base.extend)
     return config
@@ -88,14 +104,73 @@ def set_context(config: Any, context: int, extend: str) -> None:
     config.max_position_embeddings = context
 
 
-def open_base(base: BaseRecipe, folder: Path, data: TrainingData, seed: int) -> Model:
-    """Return the model that is trained, with the tokens and genes of the data.
+def check_lora(base: BaseRecipe, lora: LoraRecipe | None, config: PretrainedConfig) -> None:
+    """Refuse, before weights are read, what an adapter or a base in 4 bits lacks.
+
+    Raises
+    ------
+    UsageError
+        An extra is not installed, `lora.targets` names no layer of the base, or `base.device_map` stands beside several
+        processes.
+    """
+    if base.quantize is not None and find_spec("bitsandbytes") is None:
+        raise missing_extra(f"base.quantize = {base.quantize}: bitsandbytes", "quant")
+    if base.device_map is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "base.device_map spreads one process over devices; with several processes leave it out"
+        )
+    if lora is not None:
+        require_peft()
+        check_targets(config, lora.targets)
+
+
+def open_base(
+    base: BaseRecipe,
+    folder: Path,
+    data: TrainingData,
+    seed: int,
+    lora: LoraRecipe | None = None,
+    device: str | None = None,
+) -> Model:
+    """Return the model that is trained, with the tokens and genes of the data, and an adapter where one is wanted.
+
+    Parameters
+    ----------
+    base, lora
+        What of the recipe it is.
+    folder
+        Where relative paths begin.
+    data
+        What is trained on.
+    seed
+        Draws random weights.
+    device
+        Of a base in 4 bits, which is made there: "cpu" keeps off a GPU.
 
     Raises
     ------
     UsageError
         The tokens of the data are not those of the base.
     """
+    model, added = _open_whole(base, folder, data, seed, device)
+    if lora is None:
+        return model
+    rows = added if lora.gene_tokens == "train" else []
+    adapted = add_lora(
+        model.network, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, rows=rows,
+        seed=seed,
+    )  # fmt: skip
+    card = model.card
+    if lora.keep == "adapter":
+        record = record_base(resolve_folder(model.source), model.source)
+        card = card.model_copy(update={"adapter": record})
+    return Model(adapted, model.tokenizer, card, model.source)
+
+
+def _open_whole(
+    base: BaseRecipe, folder: Path, data: TrainingData, seed: int, device: str | None
+) -> tuple[Model, list[int]]:
+    """Return the model without an adapter, and the tokens that it did not have before."""
     tokenizer = data.tokenizer
     source = base_folder(base, folder)
     card = _card(data, None)
@@ -109,53 +184,31 @@ def open_base(base: BaseRecipe, folder: Path, data: TrainingData, seed: int) -> 
             set_context(config, base.context, base.extend)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                return Model(
-                    AutoModelForCausalLM.from_config(config), tokenizer, card, model.source
-                )
-        return model
+                network = AutoModelForCausalLM.from_config(config)
+                return Model(network, tokenizer, card, model.source), []
+        return model, []
     place = resolve_folder(source)
     config = base_config(base, folder, len(tokenizer.backend))
-    network = load_network(place, config=config)
+    dtype = base.dtype or ("bfloat16" if base.quantize else "float32")
+    network = load_network(
+        place,
+        dtype=dtype,
+        device_map=_placement(base, device),
+        quantize=base.quantize,
+        config=config,
+    )
     before = load_model(place, weights=False) if (Path(place) / C2S_JSON).is_file() else None
-    _take_tokens(network, place, tokenizer)
-    return Model(network, tokenizer, _card(data, before), source)
+    added = take_tokens(network, place, tokenizer)
+    return Model(network, tokenizer, _card(data, before), source), added
 
 
-def _take_tokens(network: PreTrainedModel, place: Path, tokenizer: Any) -> None:
-    """Give a trained network rows for tokens that the data add to its own, each the mean of the pieces of its text.
-
-    Raises
-    ------
-    UsageError
-        Tokens of the base are not the same in the data.
-    """
-    import torch
-
-    from c2s.tokens.tokenizer import load_tokenizer
-
-    own, new = load_tokenizer(place), tokenizer.backend
-    before, after = own.get_vocab(), new.get_vocab()
-    changed = [t for t, k in before.items() if after.get(t) != k]
-    if changed:
-        raise UsageError(
-            f"data: its tokenizer is not that of base.model (token {changed[0]!r} differs); build the corpus with "
-            f"tokenizer: {place.name}"
-        )
-    added = sorted((k, t) for t, k in after.items() if t not in before)
-    if not added:
-        return
-    rows = network.get_input_embeddings().weight.shape[0]
-    if added[-1][0] >= rows:
-        network.resize_token_embeddings(added[-1][0] + 1, mean_resizing=False)
-    tables = {id(t): t for t in (network.get_input_embeddings(), network.get_output_embeddings())}
-    # A gene stands behind a space.
-    pieces = own([f" {t}" for _, t in added], add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        for table in tables.values():
-            weight = table.weight
-            old = weight[: len(before)].clone()
-            for (row, _), ids in zip(added, pieces, strict=True):
-                weight[row] = old[ids].mean(0) if ids else old.mean(0)
+def _placement(base: BaseRecipe, device: str | None) -> Any:
+    """Return where the base's weights are loaded to, None for main memory: the Trainer moves them from there."""
+    if base.device_map is not None or base.quantize is None:
+        return base.device_map
+    # Weights in 4 bits are made on the device itself, each process on its own.
+    where = resolve_device(device)
+    return {"": f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if where == "cuda" else where}
 
 
 def _card(data: TrainingData, before: Model | None) -> ModelCard:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer, TrainerControl, TrainingArguments
 
 from c2s.common.errors import C2SError, UsageError
+from c2s.models.adapters import load_adapter_weights, save_adapter
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.samples import (
     Learn,
@@ -309,9 +310,11 @@ class PackedTrainer(Trainer):
             return
         if state_dict is not None:
             state_dict = {k.removeprefix("network."): v for k, v in state_dict.items()}
-        self.packed.network.save_pretrained(
-            output_dir or self.args.output_dir, state_dict=state_dict
-        )
+        folder, network = output_dir or self.args.output_dir, self.packed.network
+        if hasattr(network, "get_base_model"):
+            save_adapter(network, Path(folder), state_dict)
+        else:
+            network.save_pretrained(folder, state_dict=state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore what `_save` wrote (called by the Trainer)."""
@@ -337,10 +340,8 @@ def load_weights(network: Any, folder: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    if hasattr(network, "peft_config"):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(network, load_file(folder / "adapter_model.safetensors"))
+    if hasattr(network, "get_base_model"):
+        load_adapter_weights(network, folder)
         return
     state: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):

@@ -23,24 +23,33 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor,
-        weights: torch.Tensor, cap: float | None, held: int,
+        weights: torch.Tensor, cap: float | None, held: int, rows: torch.Tensor | None, new: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         learn_hidden, learn_head, learn_bias = ctx.needs_input_grad[:3]
+        learn_new = new is not None and ctx.needs_input_grad[-1]
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         by_hidden = torch.empty_like(hidden) if learn_hidden else None
         by_head = torch.zeros_like(head, dtype=torch.float32) if learn_head else None
         by_bias = (
             torch.zeros_like(bias, dtype=torch.float32) if learn_bias and bias is not None else None
         )
+        by_new = (
+            torch.zeros_like(new, dtype=torch.float32) if learn_new and new is not None else None
+        )
         chunk = max(1, held // head.shape[0])
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            logits = functional.linear(hidden[part], head, bias).float()
+            logits = functional.linear(hidden[part], head, bias)
+            if new is not None:
+                logits[:, rows] = functional.linear(
+                    hidden[part], new, None if bias is None else bias[rows]
+                )
+            logits = logits.float()
             if cap is not None:
                 logits = cap * torch.tanh_(logits.div_(cap))
             total = logits.logsumexp(-1)
             losses[part] = total - logits.gather(1, targets[part, None])[:, 0]
-            if not (learn_hidden or learn_head):
+            if not (learn_hidden or learn_head or learn_new):
                 continue
             slope = None if cap is None else 1 - (logits / cap) ** 2
             gradient = logits.sub_(total[:, None]).exp_()  # probabilities
@@ -51,14 +60,23 @@ class _ChunkedLoss(torch.autograd.Function):
             if by_bias is not None:
                 by_bias += gradient.sum(0)
             gradient = gradient.to(hidden.dtype)
+            of_new = None
+            if new is not None:
+                of_new = gradient[:, rows]
+                gradient[:, rows] = 0  # the rows of the table that these stand for take no part
             if by_hidden is not None:
                 by_hidden[part] = gradient @ head
+                if new is not None and of_new is not None:
+                    by_hidden[part] += of_new @ new
+            if by_new is not None and of_new is not None:
+                by_new += of_new.T @ hidden[part]
             if by_head is not None:
                 by_head += gradient.T @ hidden[part]
         ctx.save_for_backward(
             by_hidden,
             None if by_head is None else by_head.to(head.dtype),
             None if by_bias is None or bias is None else by_bias.to(bias.dtype),
+            None if by_new is None or new is None else by_new.to(new.dtype),
         )
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses
@@ -66,8 +84,8 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[Any, ...]:
         scale = upstream[0]
-        gradients = [None if g is None else g * scale for g in ctx.saved_tensors]
-        return (*gradients, None, None, None, None)
+        *gradients, new = [None if g is None else g * scale for g in ctx.saved_tensors]
+        return (*gradients, None, None, None, None, None, new)
 
 
 def weighted_loss(
@@ -86,7 +104,8 @@ def weighted_loss(
     hidden : shape (n_tokens, hidden_size)
         What goes into the output head.
     head
-        The output head: a linear layer, or what wraps one (an adapter, a quantised layer).
+        The output head: a linear layer, one of which PEFT trains some rows (`trainable_token_indices`), or what else
+        wraps one (a quantised layer).
     targets : int64, shape (n_tokens,)
     weights : float32, shape (n_tokens,)
     cap
@@ -101,16 +120,20 @@ def weighted_loss(
     each : float32, shape (n_tokens,)
         Has none.
     """
-    if type(head) is torch.nn.Linear:
-        weight: torch.Tensor = head.weight
-        bias: torch.Tensor | None = head.bias
+    table, rows, new = _trained_rows(head)
+    if type(table) is torch.nn.Linear:
+        weight: torch.Tensor = table.weight
+        bias: torch.Tensor | None = table.bias
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        loss, each = _ChunkedLoss.apply(hidden, weight, bias, targets, weights, cap, held)
+        new = None if new is None else new.to(weight.dtype)
+        loss, each = _ChunkedLoss.apply(
+            hidden, weight, bias, targets, weights, cap, held, rows, new
+        )
         return loss, each.detach()
-    # An adapter on the head, or a quantised head, has a backward pass of its own; logits are made twice instead.
+    # A quantised head has a backward pass of its own; logits are made twice instead.
     vocabulary = getattr(head, "out_features", None) or targets.max().item() + 1
     parts = []
     for chunk in torch.arange(len(targets), device=targets.device).split(
@@ -123,6 +146,27 @@ def weighted_loss(
         )
     each = torch.cat(parts)
     return (each * weights).sum(), each.detach()
+
+
+def _trained_rows(
+    head: Any,
+) -> tuple[torch.nn.Module, torch.Tensor | None, torch.Tensor | None]:
+    """Return a head, and which of its rows are trained elsewhere and what they are: what PEFT wraps, taken apart.
+
+    PEFT itself would copy the whole table for every pass, and its gradients too.
+    """
+    adapter = getattr(head, "token_adapter", None)
+    if adapter is None:
+        return head, None, None
+    if adapter.merged or adapter.disable_adapters:
+        return adapter.get_base_layer(), None, None
+    (name,) = adapter.active_adapters  # PEFT allows one
+    new = adapter.trainable_tokens_delta[name]
+    return (
+        adapter.get_base_layer(),
+        torch.tensor(adapter.token_indices[name], device=new.device),
+        new,
+    )
 
 
 def _losses(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,14 @@ class PackedLayout:
             self.groups.append(
                 _Group(places.to(self.device), None if real.all() else real.to(self.device))
             )
+
+    def to(self, device: torch.device | str) -> PackedLayout:
+        """Return the layout on another device: accelerate asks for it where layers lie on several."""
+        return (
+            self
+            if torch.device(device) == torch.device(self.device)
+            else replace(self, device=device)
+        )
 
 
 def packed_attention(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from c2s.training.loss import weighted_loss
 from c2s.training.packed_attention import PackedLayout
 from c2s.training.samples import IGNORE, PackedBatch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 #: What every one of weighs the same: samples, so that a label of two tokens is not drowned by a sentence of a hundred;
 #: or tokens, as in pre-training.
@@ -26,12 +29,12 @@ class PackedNetwork(nn.Module):
     Parameters
     ----------
     network
-        Attends packed (`attending_packed`).
+        Attends packed (`attending_packed`); with an adapter, the network of PEFT.
     weigh
         Whether every sample weighs the same, or every token.
     """
 
-    def __init__(self, network: PreTrainedModel, weigh: Weigh = "sample") -> None:
+    def __init__(self, network: PreTrainedModel | PeftModel, weigh: Weigh = "sample") -> None:
         super().__init__()
         self.network = network
         self.weigh = weigh
@@ -45,12 +48,16 @@ class PackedNetwork(nn.Module):
     @property
     def n_body(self) -> int:
         """Weights that every token goes through: all but the table of input embeddings, where the head has its own."""
-        table: Any = self.network.get_input_embeddings()
-        head: Any = self.network.get_output_embeddings()
-        tied = head is not None and head.weight is table.weight
-        return sum(p.numel() for p in self.network.parameters()) - (
-            0 if tied else table.weight.numel()
-        )
+        head = self.network.get_output_embeddings()
+        of_head = set() if head is None else {id(p) for p in head.parameters()}
+        table = self.network.get_input_embeddings().parameters()
+        only_read = sum(p.numel() for p in table if id(p) not in of_head)
+        return sum(p.numel() for p in self.network.parameters()) - only_read
+
+    @property
+    def _hf_peft_config_loaded(self) -> bool:
+        """Whether there is an adapter: without one the Trainer refuses a base in 4 bits."""
+        return hasattr(self.network, "peft_config")
 
     def total_weight(self, batch: PackedBatch) -> float:
         """Return what the losses of a batch weigh together, before they are divided by that of the step."""
@@ -73,20 +80,25 @@ class PackedNetwork(nn.Module):
         by_sample : float32, shape (n_samples,)
             Without gradients.
         """
-        device = batch.ids.device
         network: Any = self.network
-        base = network.get_base_model() if hasattr(network, "peft_config") else network
+        base = network.get_base_model() if hasattr(network, "get_base_model") else network
         hidden = base.base_model(
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False,
-            packed_layout=PackedLayout(batch.lengths.tolist(), device),
+            packed_layout=PackedLayout(batch.lengths.tolist(), batch.ids.device),
         ).last_hidden_state[0]  # fmt: skip
+        head = base.get_output_embeddings()
+        device = next(
+            head.parameters()
+        ).device  # of a network on several devices not that of the input
+        hidden = hidden.to(device)
         sample = torch.repeat_interleave(torch.arange(len(batch.lengths)), batch.lengths).to(device)
-        learned = batch.labels[0] != IGNORE
+        labels = batch.labels[0].to(device)
+        learned = labels != IGNORE
         of_sample = sample[learned]
         n_learned = batch.n_learned.to(device, torch.float32)
         each = 1 / n_learned if self.weigh == "sample" else torch.ones_like(n_learned)
         loss, by_token = weighted_loss(
-            hidden[learned], base.get_output_embeddings(), batch.labels[0][learned], each[of_sample] / total,
+            hidden[learned], head, labels[learned], each[of_sample] / total,
             cap=getattr(base.config, "final_logit_softcapping", None),
         )  # fmt: skip
         by_sample = torch.zeros_like(n_learned).index_add_(0, of_sample, by_token) / n_learned

@@ -18,6 +18,10 @@ from c2s.training.samples import Learn
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
+#: How weights of a base are kept.
+Kept = Literal["float32", "bfloat16"]
+
+
 class BaseRecipe(Config):
     """The model that training starts from: a shape with random weights, or trained weights."""
 
@@ -38,6 +42,21 @@ class BaseRecipe(Config):
         "linear",
         description="How rotary positions are extended: 'linear' interpolates them (not specified by the paper).",
     )
+    dtype: Kept | None = Field(
+        None,
+        description="What the weights of 'model' are kept in. By default float32; bfloat16 with quantize. bfloat16 "
+        "takes half the memory and is meant for lora, whose adapters stay in float32; else small updates are lost.",
+    )
+    quantize: Literal["4bit"] | None = Field(
+        None,
+        description="'4bit' keeps the linear layers of 'model' in 4 bits (NF4; QLoRA, arXiv:2305.14314); needs lora "
+        "and the extra quant.",
+    )
+    device_map: str | dict[str, int | str] | None = Field(
+        None,
+        description="Spreads the layers of 'model' over devices: 'auto', or a table from parts to devices, as "
+        "transformers takes it; on one process.",
+    )
     gradient_checkpointing: bool = Field(
         False,
         description="Compute what the layers hold again when gradients are taken, instead of keeping it: about a "
@@ -52,6 +71,13 @@ class BaseRecipe(Config):
             )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"there is no preset {self.preset!r}; there are: {', '.join(PRESETS)}")
+        for name in ("dtype", "quantize", "device_map"):
+            if self.preset is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name!r} is for 'model', trained weights; leave it out")
+        if self.quantize and self.dtype == "float32":
+            raise ValueError(
+                "'quantize' keeps what is not in 4 bits in bfloat16; leave out 'dtype'"
+            )
         return self
 
 
@@ -82,6 +108,38 @@ class DataRecipe(Config):
             raise ValueError(
                 "give either 'corpus', a folder that was built, or 'recipe', a corpus recipe"
             )
+        return self
+
+
+class LoraRecipe(Config):
+    """An adapter that is trained instead of the weights (SPEC §6; rank, alpha and targets are unpublished)."""
+
+    rank: int = Field(16, ge=1, description="Of the two matrices that change a layer.")
+    alpha: float = Field(
+        32.0, gt=0, description="The change is alpha / rank times the product of the matrices."
+    )
+    dropout: float = Field(
+        0.05, ge=0, lt=1, description="Share of the input of an adapter that is left out at a time."
+    )
+    targets: Literal["all-linear"] | list[str] = Field(
+        "all-linear",
+        description="The layers: all linear ones but the output head, or names such as q_proj.",
+    )
+    gene_tokens: Literal["train", "frozen"] = Field(
+        "train",
+        description="Whether the embeddings of tokens that the data add to the base's are trained; they begin as the "
+        "mean of the pieces of their text, and embeddings of other tokens never change.",
+    )
+    keep: Literal["adapter", "merged"] = Field(
+        "merged",
+        description="What the model directory holds: the weights with the adapter merged in, or the adapter alone, "
+        "which needs its base to be opened.",
+    )
+
+    @model_validator(mode="after")
+    def _some_target(self) -> Self:
+        if not self.targets:
+            raise ValueError("'targets' names no layer; give some, or all-linear")
         return self
 
 
@@ -170,6 +228,11 @@ class TrainingRecipe(Config):
     base: BaseRecipe = Field(description="What training starts from.")
     data: DataRecipe = Field(description="What is trained on.")
     optimisation: OptimisationRecipe = Field(description="How long and how fast.")
+    lora: LoraRecipe | None = Field(
+        None,
+        description="Train an adapter and leave the base's weights as they are (extra lora); `lora: {}` takes the "
+        "defaults. By default all weights are trained.",
+    )
     learn: Learn | None = Field(
         None, description="'response' or 'all' tokens; by default what belongs to the stage."
     )
@@ -185,6 +248,19 @@ class TrainingRecipe(Config):
         default_factory=list, description="Where losses are sent to beside log.jsonl."
     )
     seed: int = Field(0, ge=0, description="Draws weights, order and dropout.")
+
+    @model_validator(mode="after")
+    def _adapter_possible(self) -> Self:
+        if self.base.quantize is not None and self.lora is None:
+            raise ValueError("base.quantize needs lora: weights in 4 bits cannot be trained")
+        if self.lora is not None and self.lora.keep == "adapter" and self.base.model is None:
+            raise ValueError("lora.keep: adapter needs base.model; random weights are kept nowhere")
+        if self.lora is not None and self.lora.keep == "merged" and self.base.quantize is not None:
+            raise ValueError(
+                "lora.keep: merged cannot be had in 4 bits; give keep: adapter, and merge it into the whole base with "
+                "c2s model merge"
+            )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -18,8 +18,9 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from c2s.common.errors import UsageError
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
+from c2s.models.adapters import merged
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
-from c2s.training.base import base_config, base_folder, open_base
+from c2s.training.base import base_config, base_folder, check_lora, open_base
 from c2s.training.data import TrainingData, fitted_line, open_data
 from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights
 from c2s.training.optimizers import MuonWithAdamW
@@ -69,6 +70,7 @@ def prepare(
     """
     source = base_folder(recipe.base, folder)
     shape = base_config(recipe.base, folder, 1)
+    check_lora(recipe.base, recipe.lora, shape)
     context = recipe.base.context or shape.max_position_embeddings
     mode = None
     if source is not None and (Path(source) / C2S_JSON).is_file():
@@ -192,7 +194,7 @@ def run_recipe(
     with atomic_file(out / "recipe.yaml") as path:
         path.write_text(_as_yaml(recipe), "utf-8")
     run = prepare(recipe, folder, out / "data", on_stage)
-    model = open_base(recipe.base, folder, run.data, recipe.seed)
+    model = open_base(recipe.base, folder, run.data, recipe.seed, recipe.lora, device)
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
     with ExitStack() as stack:
@@ -262,7 +264,7 @@ def _trainer(run: Prepared, model: Model, out: Path, device: str | None) -> Pack
         callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
     validation = run.data.validation(recipe.data.validation)
     return PackedTrainer(
-        PackedNetwork(model.network, recipe.weighed),
+        PackedNetwork(model.adapted or model.network, recipe.weighed),
         arguments(recipe, run.n_steps, out / "checkpoints", device, bool(validation)),
         run.data.stream,
         batch_size=settings.batch_size,
@@ -341,7 +343,7 @@ def _finish(
     run: Prepared, model: Model, trainer: PackedTrainer, out: Path, seconds: float
 ) -> dict[str, Any]:
     """Write the model and the facts of the run."""
-    network = model.network.eval()
+    network = trainer.packed.network.eval()
     best = trainer.state.best_model_checkpoint if run.recipe.evaluation.best else None
     if best is not None:
         load_weights(network, Path(best))
@@ -350,6 +352,7 @@ def _finish(
         "stage": run.recipe.stage,
         "base": run.recipe.base.preset or run.recipe.base.model,
         "parameters": sum(p.numel() for p in network.parameters()),
+        "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         "samples": trainer.samples,
         "tokens": trainer.tokens,
@@ -374,6 +377,8 @@ def _finish(
             "training": {**facts, "recipe": run.recipe.model_dump(mode="json")},
         }
     )
+    if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
+        model = merged(model)
     model.save(out / "model")
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
