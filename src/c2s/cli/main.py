@@ -70,6 +70,7 @@ def _add_commands() -> None:
     from c2s.cli.explain import explain
     from c2s.cli.generate import generate
     from c2s.cli.geneset import app as geneset
+    from c2s.cli.model import app as model
     from c2s.cli.study import app as study
     from c2s.cli.train import train
 
@@ -90,6 +91,7 @@ def _add_commands() -> None:
     app.add_typer(corpus, name="corpus")
     app.add_typer(geneset, name="geneset")
     app.add_typer(study, name="study")
+    app.add_typer(model, name="model")
 
 
 _add_commands()
