@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -304,10 +305,14 @@ def load_adapted(
     """
     require_peft()
     from peft import PeftModel
+    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     from c2s.models.directory import load_network
 
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: {name} is missing; the folder is damaged")
     place = find_base(folder, record, base)
     with quiet_transformers():
         config, own = AutoConfig.from_pretrained(folder), AutoConfig.from_pretrained(place)
@@ -318,7 +323,7 @@ def load_adapted(
     take_tokens(network, place, tokenizer)
     try:
         adapted = PeftModel.from_pretrained(network, str(folder))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{folder}: the adapter cannot be read ({reason})") from error
     _write_rows(adapted)
@@ -420,6 +425,8 @@ def merged(model: Model) -> Model:
     from c2s.models.directory import Model
 
     adapted: Any = model.adapted
-    network = adapted.merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # rows are merged already, see `_write_rows`
+        network = adapted.merge_and_unload()
     card = model.card.model_copy(update={"adapter": None})
     return Model(network, model.tokenizer, card, model.source)
