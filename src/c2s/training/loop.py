@@ -170,6 +170,7 @@ class PackedTrainer(Trainer):
         )
         self.tokens = self.samples = 0
         self.first_step = 0
+        self._restore: Path | None = None
         self._seen = torch.zeros(2, len(self.task_names) + 1, dtype=torch.float64)
 
     # --- data ---------------------------------------------------------------------------------
@@ -197,6 +198,9 @@ class PackedTrainer(Trainer):
     ) -> torch.Tensor:
         """Go through a step's passes and leave their gradients (called by the Trainer)."""
         del num_items_in_batch
+        if self._restore is not None:  # the Trainer does so only where it skips data itself
+            self._load_rng_state(str(self._restore))
+            self._restore = None
         model.train()
         total, n_passes, tokens, samples = self._over_processes(inputs)
         self.tokens, self.samples = self.tokens + tokens, self.samples + samples
@@ -323,8 +327,12 @@ class PackedTrainer(Trainer):
             return
         load_weights(self.packed.network, Path(resume_from_checkpoint))
 
+    def _load_best_model(self) -> None:
+        """Leave the last weights in place (called by the Trainer): whoever wants the best reads their checkpoint."""
+
     def resume_from(self, checkpoint: Path | None) -> None:
-        """Set the place in the stream that belongs to a checkpoint."""
+        """Set the place in the stream, and of the draws of dropout, that belong to a checkpoint."""
+        self._restore = checkpoint
         if checkpoint is not None:
             state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
             self.first_step = int(state["global_step"])
