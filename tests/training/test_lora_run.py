@@ -76,15 +76,10 @@ def adapter_run(run):
 
 
 def losses(out):
+    """What the log says of losses, gradients and rates; not the Trainer's mean over the steps of one process."""
+    kept = ("step", "loss", "eval_loss", "grad_norm", "learning_rate")
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [
-        {
-            k: v
-            for k, v in line.items()
-            if "loss" in k or k in ("step", "grad_norm", "learning_rate")
-        }
-        for line in lines
-    ]
+    return [{k: v for k, v in line.items() if k.startswith(kept)} for line in lines]
 
 
 def prompt_logits(model):
