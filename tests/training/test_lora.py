@@ -8,7 +8,7 @@ import transformers
 from c2s.common.errors import UsageError
 from c2s.models.adapters import add_lora, check_targets
 from c2s.training.packed_attention import attending_packed
-from c2s.training.packed_network import PackedNetwork
+from c2s.training.packed_network import PackedNetwork, _read
 from c2s.training.samples import IGNORE, CellStream, flatten, split_into_passes
 
 ARCHITECTURES = ["gpt_neox", "llama", "gemma2"]
@@ -187,3 +187,22 @@ class TestTargets:
         config = make_network("llama", gene_tokenizer).config
         with pytest.raises(UsageError, match=r"lora.targets: llama has no layer .*q_proj"):
             check_targets(config, ["q_proj", target])
+
+
+def test_a_table_that_multiplies_what_it_gives(rows, gene_tokenizer):
+    """Gemma-3 scales its embeddings inside of the table; what is read are those of PEFT's own table."""
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(gene_tokenizer.backend), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0,
+    )  # fmt: skip
+    network = transformers.AutoModelForCausalLM.from_config(config)
+    base = add_lora(
+        network, rank=2, alpha=2, dropout=0, targets="all-linear", rows=rows
+    ).get_base_model()
+    table = base.get_input_embeddings()
+    for parameter in table.parameters():
+        parameter.data += torch.randn_like(parameter)
+    ids = torch.tensor([[1, rows[3], 2, rows[0], 5]])
+    assert table.token_adapter.base_layer.embed_scale != 1
+    torch.testing.assert_close(_read(base, ids)["inputs_embeds"], table(ids), atol=1e-6, rtol=0)

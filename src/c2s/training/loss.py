@@ -120,7 +120,7 @@ def weighted_loss(
     each : float32, shape (n_tokens,)
         Has none.
     """
-    table, rows, new = _trained_rows(head)
+    table, rows, new = trained_rows(head)
     if type(table) is torch.nn.Linear:
         weight: torch.Tensor = table.weight
         bias: torch.Tensor | None = table.bias
@@ -148,12 +148,26 @@ def weighted_loss(
     return (each * weights).sum(), each.detach()
 
 
-def _trained_rows(
+def trained_rows(
     head: Any,
 ) -> tuple[torch.nn.Module, torch.Tensor | None, torch.Tensor | None]:
-    """Return a head, and which of its rows are trained elsewhere and what they are: what PEFT wraps, taken apart.
+    """Return a table, and which of its rows are trained elsewhere and what they are: what PEFT wraps, taken apart.
 
-    PEFT itself would copy the whole table for every pass, and its gradients too.
+    PEFT itself would copy the whole table for every pass, and make gradients of its size.
+
+    Parameters
+    ----------
+    head
+        An output head or a table of embeddings, as it is or wrapped (`trainable_token_indices`).
+
+    Returns
+    -------
+    table
+        What is wrapped, or `head` itself.
+    rows : int64, shape (n_rows,), or None
+        None where all rows are the table's.
+    new : shape (n_rows, hidden_size), or None
+        What stands for them.
     """
     adapter = getattr(head, "token_adapter", None)
     if adapter is None:

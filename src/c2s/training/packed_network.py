@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from c2s.training.loss import weighted_loss
+from c2s.training.loss import trained_rows, weighted_loss
 from c2s.training.packed_attention import PackedLayout
 from c2s.training.samples import IGNORE, PackedBatch
 
@@ -83,7 +84,7 @@ class PackedNetwork(nn.Module):
         network: Any = self.network
         base = network.get_base_model() if hasattr(network, "get_base_model") else network
         hidden = base.base_model(
-            input_ids=batch.ids, position_ids=batch.positions, use_cache=False,
+            **_read(base, batch.ids), position_ids=batch.positions, use_cache=False,
             packed_layout=PackedLayout(batch.lengths.tolist(), batch.ids.device),
         ).last_hidden_state[0]  # fmt: skip
         head = base.get_output_embeddings()
@@ -103,3 +104,20 @@ class PackedNetwork(nn.Module):
         )  # fmt: skip
         by_sample = torch.zeros_like(n_learned).index_add_(0, of_sample, by_token) / n_learned
         return loss, by_sample
+
+
+def _read(base: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what a network is given: token ids, or their embeddings where some rows of the table are trained alone."""
+    table, rows, new = trained_rows(base.get_input_embeddings())
+    if rows is None or new is None:
+        return {"input_ids": ids}
+    known: Any = table
+    place = torch.full((known.weight.shape[0],), -1, device=ids.device)
+    place[rows.to(ids.device)] = torch.arange(len(rows), device=ids.device)
+    place = place[ids]
+    embedded = known(ids)
+    fresh = functional.embedding(place.clamp(min=0), new.to(embedded.dtype))
+    scale = getattr(known, "embed_scale", None)  # of Gemma-3, whose table multiplies what it gives
+    if scale is not None:
+        fresh = fresh * torch.as_tensor(scale).to(fresh)
+    return {"inputs_embeds": torch.where((place >= 0)[..., None], fresh, embedded)}
