@@ -7,8 +7,8 @@ Both sides take the same optimiser steps, of 32 samples, with AdamW and clipping
 and equal copies of one model. A **useful token** is a token of a sample; padding is none.
 
 - **padded** does what `fine_tune` of cell2sentence 1.2.0 does: 8 samples at a time, padded on the left to the longest
-  of them, Hugging Face's own loss over the response, 4 such batches a step. That code itself stops on transformers 5 (the
-  Trainer takes no `tokenizer` any more), so this is an equivalent of it, without the Trainer's own work.
+  of them, Hugging Face's own loss over the response, 4 such batches a step. That code itself stops on transformers 5
+  (the Trainer takes no `tokenizer` any more), so this is an equivalent of it, without the Trainer's own work.
 - **packed** is what `c2s train` does in a step: samples without padding, in passes of at most `--tokens-per-pass`
   tokens, attention within samples, the output head on learned tokens only.
 

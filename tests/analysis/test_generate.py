@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import c2s
-from c2s.common.errors import C2SWarning, UsageError
+from c2s.common.errors import C2SWarning, InputError, UsageError
 
 TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
 
@@ -119,6 +119,15 @@ class TestRequest:
         panel = ["INS", "gcg", "SST", "TTR"]
         for sentence in words(c2s.tl.generate(model, "beta", 3, genes=panel, top_k=4)):
             assert set(sentence) == {"INS", "GCG", "SST", "TTR"}
+
+    def test_genes_of_a_panel_that_it_does_not_know_are_named(self, model):
+        wanted = c2s.tl.generate(model, "beta", 2, genes=["INS", "GCG"], top_k=2)
+        with pytest.warns(C2SWarning, match="^1 of the 3 genes of the panel .*: NOGENE$") as told:
+            found = c2s.tl.generate(model, "beta", 2, genes=["INS", "NOGENE", "GCG"], top_k=2)
+        assert len(told) == 1
+        assert list(found.obs["cell_sentence"]) == list(wanted.obs["cell_sentence"])
+        with pytest.raises(InputError, match="none of the 1 genes"):
+            c2s.tl.generate(model, "beta", genes=["NOGENE"])
 
     def test_a_type_never_seen_is_named_and_tried(self, model):
         with pytest.warns(

@@ -453,7 +453,7 @@ class TestPlacement:
             load_model(model_folder, device="cpu", device_map="auto")
         with pytest.raises(UsageError, match="quantize='8bit' is unknown; use '4bit'"):
             load_model(model_folder, quantize="8bit")
-        monkeypatch.setattr("c2s.models.directory.find_spec", lambda name: None)
+        monkeypatch.setattr("c2s.models.weights.find_spec", lambda name: None)
         with pytest.raises(
             UsageError, match=r"bitsandbytes, .* pip install 'c2s-toolkit\[quant\]'"
         ):
@@ -471,7 +471,7 @@ class TestPlacement:
             asked.update(options)
             raise OSError("no such library")
 
-        monkeypatch.setattr("c2s.models.directory.find_spec", lambda name: name)
+        monkeypatch.setattr("c2s.models.weights.find_spec", lambda name: name)
         monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", loaded)
         with pytest.raises(InputError, match="no such library"):
             load_model(model_folder, quantize="4bit", device="cpu")
@@ -490,6 +490,10 @@ class TestWithoutWeights:
         assert "without weights" in repr(model)
         with pytest.raises(UsageError, match="opened without its weights"):
             _ = model.network
+
+    def test_genes_that_it_cannot_take_are_refused_before_they_are_read(self, copy):
+        (copy / "model.safetensors").unlink()
+        assert "a vocabulary of its own (6 genes)" in refused(copy, UsageError, genes=["INS"])
 
     def test_the_weights_are_not_read(self, copy):
         (copy / "model.safetensors").unlink()

@@ -313,10 +313,9 @@ def _gradient(
     for row in rows:
         columns = cells.to_columns(row)
         segments = question.ask(columns, of_cell(texts, row), len(columns))
-        ids, gene = question.model.tokenizer.encode_with_genes(segments)
-        begin = question.model.begin_ids
-        prompts.append(np.concatenate([begin, ids]).astype(ids.dtype))
-        members.append(np.concatenate([np.full(len(begin), -1), gene]).astype(gene.dtype))
+        ids, gene = question.model.encode_prompt_with_genes(segments)
+        prompts.append(ids)
+        members.append(gene)
     path = None
     if steps is not None:
         moving = [gene >= 0 for gene in members]

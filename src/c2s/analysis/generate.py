@@ -17,7 +17,7 @@ from c2s.cells.ranked import RankedCells
 from c2s.common.errors import UsageError, listing, warn
 from c2s.decoding.answers import GeneChoice
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName
+from c2s.decoding.opening import EngineName, engine_name
 from c2s.decoding.prompts import as_known
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
@@ -156,6 +156,7 @@ def generate(
     adata.uns["c2s"]["generate"]["parameters"].update(_plain({
         "task": asked.task.id if asked.task else "as it is", "n": n, "per_sample": asked.per_sample,
         "request": prompt, "understood": understood, "genes": panel, "forbid": forbid, "require": require,
+        "engine": engine_name(engine),
     }))  # fmt: skip
     return adata
 
@@ -306,7 +307,7 @@ def _to_adata(
         **same, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": sampling.seed, "expression": "log10(1 + x), from ranks" if known else "none",
     })  # fmt: skip
-    record(adata, "generate", model.source, parameters, [])
+    record(adata, "generate", model.source, parameters, {})
     return adata
 
 

@@ -95,11 +95,13 @@ def choose(
     import torch
 
     where = np.zeros(len(logits)) if progress is None else progress
-    temperature = torch.as_tensor(sampling.temperatures(where), device=logits.device)
+    temperatures = sampling.temperatures(where)
     greedy = logits.argmax(-1)
-    if not temperature.any():
+    if not temperatures.any():
         return greedy
-    logits = logits.double() / temperature.where(temperature > 0, 1.0)[:, None]
+    logits = in_double(logits)
+    temperature = torch.as_tensor(temperatures, device=logits.device)
+    logits = logits / temperature.where(temperature > 0, 1.0)[:, None]
     if sampling.top_k and sampling.top_k < logits.shape[-1]:
         lowest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, -torch.inf)
@@ -113,7 +115,13 @@ def choose(
     at = torch.as_tensor(uniforms, device=logits.device)[:, None] * cumulative[:, -1:]
     # The first token whose cumulative probability exceeds the draw; one of probability 0 never does so first.
     drawn = (cumulative <= at).sum(-1).clamp(max=logits.shape[-1] - 1)
-    return drawn.where(temperature > 0, greedy)
+    return drawn.where(temperature > 0, greedy.to(drawn.device)).to(greedy.device)
+
+
+def in_double(values: torch.Tensor) -> torch.Tensor:
+    """Return numbers in float64; on the CPU where their own device has none, as Apple's GPUs. Gradients flow back."""
+    # Moved first: a conversion on the device itself is what fails.
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def uniform_numbers(keys: np.ndarray, step: int) -> np.ndarray:

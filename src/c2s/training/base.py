@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from c2s.common.errors import UsageError
 from c2s.common.transformers_log import quiet_transformers
-from c2s.models.directory import (
-    C2S_JSON,
-    Model,
-    ModelCard,
-    load_model,
-    load_network,
-    new_model,
-    resolve_folder,
-)
+from c2s.models.directory import C2S_JSON, Model, ModelCard, load_model, load_network, new_model
+from c2s.models.places import resolve_folder
 from c2s.models.presets import get_preset
 from c2s.training.data import TrainingData
 from c2s.training.recipe import BaseRecipe
