@@ -384,13 +384,21 @@ class TestLabels:
     )
     def test_a_list_that_cannot_work(self, few, model, labels, said):
         """It is said before an unknown label is warned of."""
-        with pytest.raises(InputError, match=f"different texts, at least one; {said}"):
+        with pytest.raises(UsageError, match=f"different texts, at least one; {said}"):
             c2s.tl.annotate(few, model, labels=labels)
 
     @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
     def test_a_missing_label_is_refused(self, few, model, missing):
         with pytest.raises(InputError, match="labels: one is missing"):
             c2s.tl.annotate(few, model, labels=["beta", missing])
+
+    def test_ids_without_symbols_get_the_advice_of_inspect(self, few, model):
+        few.var = few.var[[]].set_axis([f"ENSG{i:011d}" for i in range(few.n_vars)])
+        (problem,) = (p for p in c2s.inspect(few).problems if "Ensembl" in p.text)
+        with pytest.raises(InputError, match="none of the genes is known to the model") as error:
+            c2s.tl.annotate(few, model)
+        assert problem.text in str(error.value)
+        assert str(error.value).endswith(problem.mend)
 
     def test_a_text_is_no_list(self, few, model):
         with pytest.raises(UsageError, match="must be a list"):

@@ -377,12 +377,26 @@ class TestPrompt:
         assert asked.obs.equals(given.obs)
         request = asked.uns["c2s"]["generate"]["parameters"]
         assert request["request"] == "generate 4 human cells from kidney tissue"
-        assert request["understood"] == "n=4, tissue=kidney, organism=Homo sapiens"
+        assert request["understood"] == "n=4, tissue=kidney, organism=Homo sapiens, top_k=3"
 
     def test_one_sample_of_cells(self, able):
         cells = c2s.tl.generate(able(), prompt="a sample of 3 human cells", top_k=3)
         assert task_of(cells) == "mc_lm"
         assert cells.obs["sample"].nunique() == 1
+
+    def test_a_number_of_genes_in_the_request(self, able):
+        cells = c2s.tl.generate(able(), prompt="2 human cells of 5 genes from kidney tissue")
+        assert [len(sentence) for sentence in words(cells)] == [5, 5]
+        with pytest.raises(UsageError, match="says 5 genes, and top_k=4 is given"):
+            c2s.tl.generate(able(), prompt="2 human cells of 5 genes", top_k=4)
+
+    def test_of_a_text_that_is_not_understood_only_what_was_given_apart_is_kept(self, able):
+        text = "a human beta cell treated with interferon, 4 genes"
+        with pytest.warns(C2SWarning, match="as it is, for 1 cell of 4 genes"):
+            cells = c2s.tl.generate(able(), prompt=text, organism="Homo sapiens")
+        assert list(cells.obs.columns) == ["organism", "cell_sentence", "prompt"]
+        assert cells.obs["organism"].tolist() == ["Homo sapiens"]
+        assert len(words(cells)[0]) == 4
 
     def test_what_is_not_understood_is_sent_as_it_is(self, able):
         text = "2 beta cells treated with interferon"

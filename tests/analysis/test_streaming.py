@@ -404,7 +404,7 @@ class TestRefused:
     def test_files(self, source, tmp_path, model):
         with pytest.raises(UsageError, match=r"out\.zarr: must end in \.h5ad"):
             c2s.tl.embed_file(source, tmp_path / "out.zarr", model)
-        with pytest.raises(InputError, match="no does not exist"):
+        with pytest.raises(UsageError, match="no does not exist"):
             c2s.tl.embed_file(source, tmp_path / "no" / "out.h5ad", model)
         (tmp_path / "in.csv").write_text("cell,INS\na,1\n")
         with pytest.raises(UsageError, match="an .h5ad file is expected; this is a text table"):

@@ -249,18 +249,6 @@ class TestPlaces:
     def test_an_empty_folder(self, tmp_path):
         assert "no model: c2s.json is missing" in refused(tmp_path)
 
-    @pytest.mark.parametrize("name", ["someone/something", "not a/name"])
-    def test_the_hub_does_not_give_it(self, name, monkeypatch):
-        from huggingface_hub.errors import LocalEntryNotFoundError
-        from huggingface_hub.utils import validate_repo_id
-
-        def offline(model_id, **_):
-            validate_repo_id(model_id)
-            raise LocalEntryNotFoundError("no network")
-
-        monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-        assert refused(name) == f"{name}: no folder of that name here, and the hub does not give it"
-
     def test_a_hub_id_is_loaded_without_pickles(self, saved, monkeypatch):
         asked = {}
 

@@ -438,7 +438,7 @@ class TestVerbs:
 
     def test_genes_without_symbols_are_warned_of(self, released, few):
         few.var_names = [f"ENSG{i:011d}" for i in range(few.n_vars)]
-        with pytest.warns(C2SWarning, match="40 of 40 genes of the data have no symbol"):
+        with pytest.warns(C2SWarning, match="40 of 40 genes have an Ensembl id and no symbol"):
             c2s.tl.embed(few, released, organism=HUMAN, top_k=K)
 
     def test_it_is_an_encoder_of_any_cells(self, released, few):

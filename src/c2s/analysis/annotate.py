@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -529,25 +529,34 @@ def candidates(
     Raises
     ------
     UsageError
-        There are none, or `strict` and the model never saw one.
+        There are none, two are the same for the model, or `strict` and the model never saw one.
     InputError
-        Two are the same for the model, or one is missing.
+        One is missing (NaN or None).
     """
     if labels is None:
         labels = model.known(condition)
         if not labels:
             raise UsageError("the model remembers no labels; give labels=[…]")
     if isinstance(labels, str):
-        raise UsageError("labels must be a list of texts")
+        raise UsageError("labels=[…] must be a list of texts")
     if any(pd.isna(label) for label in labels):
         raise InputError("labels: one is missing (NaN or None); leave it out")
     if len(labels) == 0:
-        raise InputError(
-            "labels must be a list of different texts, at least one; the list is empty"
-        )
+        raise UsageError("labels=[…] must be different texts, at least one; the list is empty")
     spelled = [model.spelling(condition, str(label)) for label in labels]
     if repeated := [label for label, n in Counter(spelled).items() if n > 1]:
-        raise InputError(
-            f"labels must be a list of different texts, at least one; listed more than once: {listing(repeated)}"
+        raise UsageError(
+            f"labels=[…] must be different texts, at least one; listed more than once: {listing(repeated)}"
         )
     return [model.check_condition(condition, label, strict=strict) for label in spelled]
+
+
+def as_candidate(
+    model: Model, label: str, labels: Container[str], condition: str = CELL_TYPE.target
+) -> str:
+    """Return a label that a user wrote as the candidate that it is, or as the model knows it, or as it is.
+
+    One rule for every label that is compared with candidates: case and `_`, `-` or space do not matter. A candidate
+    that the model does not know is compared letter by letter.
+    """
+    return label if label in labels else model.spelling(condition, label)

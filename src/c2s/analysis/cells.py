@@ -15,7 +15,7 @@ from c2s.cells.panels import select_genes
 from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.cells.readers import csr_blocks, expression
 from c2s.cells.sentences import cell_sentences
-from c2s.cells.vocabulary import ENSEMBL_ID, GeneVocabulary
+from c2s.cells.vocabulary import ADD_SYMBOLS, ENSEMBL_ID, GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.decoding.prompts import as_known, only_known
 from c2s.models.directory import Model
@@ -38,13 +38,19 @@ def opened_for(
     if not model.any_gene:
         return model
     vocabulary = GeneVocabulary.from_var(var, gene_names)
-    ids = [word for word in vocabulary.words if ENSEMBL_ID.match(word)]
-    if 2 * len(ids) > len(vocabulary):
-        warn(
-            f"{len(ids):,} of {len(vocabulary):,} genes of the data have no symbol ({listing(ids, 2)}), and the model "
-            "reads symbols; give them with gene_names"
-        )
+    if (without := _without_symbol(vocabulary.words)) is not None:
+        warn(f"{without}; {ADD_SYMBOLS}")
     return model.with_genes(vocabulary)
+
+
+def _without_symbol(words: Sequence[str]) -> str | None:
+    """Say how many genes of the data are Ensembl ids without a symbol, if most are; else return None."""
+    ids = [word for word in words if ENSEMBL_ID.match(word)]
+    if 2 * len(ids) <= len(words):
+        return None
+    return (
+        f"{len(ids):,} of {len(words):,} genes have an Ensembl id and no symbol ({listing(ids, 2)})"
+    )
 
 
 @dataclass(frozen=True)
@@ -143,15 +149,20 @@ class ModelCells:
     ) -> list[str]:
         model = self._model
         shared = np.flatnonzero(self._to_model >= 0)
+        few = len(shared) < max(1, min(self.top_k, len(model.vocabulary)))
+        without = _without_symbol(vocabulary.words) if few else None
+        if len(shared) == 0 and without is not None:
+            raise InputError(f"none of the genes is known to the model: {without}; {ADD_SYMBOLS}")
         if len(shared) == 0:
             raise InputError(
                 f"none of the {len(vocabulary):,} genes of the data ({listing(vocabulary.words, 3)}) is known to the "
                 f"model ({listing(model.vocabulary.words, 3)}); are they symbols of the same species?"
             )
-        if len(shared) < min(self.top_k, len(model.vocabulary)):
+        if few:
             warn(
                 f"only {len(shared):,} of the model's {len(model.vocabulary):,} genes are in the data, fewer than the "
                 f"{self.top_k:,} a cell that it was trained on; expect worse answers"
+                + ("" if without is None else f" ({without}; {ADD_SYMBOLS})")
             )
         chosen = select_genes(var, vocabulary, genes)
         if genes is None or chosen is None:

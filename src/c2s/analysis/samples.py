@@ -374,6 +374,6 @@ def _most_that_fit(encoded: Callable[[int], np.ndarray], most: int, room: int) -
         low, high = (middle, high) if len(encoded(middle)) <= room else (low, middle)
     if low == 0:
         raise UsageError(
-            "a sample does not fit into the model's context even with one gene a cell; use fewer cells_per_sample"
+            "a sample does not fit into the model's context even with one gene a cell; use a smaller cells_per_sample=…"
         )
     return low

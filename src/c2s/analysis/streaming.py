@@ -174,7 +174,7 @@ def stream(
     if out.suffix != ".h5ad":
         raise UsageError(f"{out}: must end in .h5ad")
     if not out.parent.is_dir():
-        raise InputError(f"{out}: the folder {out.parent} does not exist")
+        raise UsageError(f"{out}: the folder {out.parent} does not exist")
     before = _identity(source)
     adata, obsm_keys = read_tables(source, layer)
     folder = out.with_name(out.name + ".parts")

@@ -14,8 +14,9 @@ import numpy as np
 from c2s.common.errors import UsageError
 from c2s.common.seeds import cell_keys
 from c2s.constraints.answers import AnswerTree, answer_trees, common_beginning
+from c2s.constraints.samples import CellSample
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
-from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
+from c2s.decoding.generation import Passes, SampleWriter, SentenceWriter, write_token_by_token
 from c2s.decoding.gradients import GradientPath, frozen, mean_slope, path_delta
 from c2s.decoding.sampling import Sampling, in_double
 from c2s.decoding.tree_scores import attention_kinds, score_tree
@@ -30,7 +31,7 @@ __all__ = ["Engine", "GradientPath", "Progress", "TransformersEngine", "Writer",
 #: Called with the number of prompts that were just finished.
 Progress = Callable[[int], None]
 #: Finishes an answer to each prompt of a batch, given the keys of their draws.
-Writer = Callable[[list[np.ndarray], np.ndarray], list[TokenState]]
+Writer = Callable[[list[np.ndarray], np.ndarray], Sequence[TokenState]]
 #: Most tokens that are guessed at once. A processor pays for every token that is fed, a GPU for every pass.
 _GUESSES_CPU, _GUESSES_GPU = 2, 8
 #: Bytes of keys and values that the prompts of a batch may take while their answers are scored.
@@ -97,7 +98,7 @@ class TransformersEngine:
     Attributes
     ----------
     passes : Passes
-        What the latest `generate` of cell sentences took.
+        What the latest `generate` of cells took.
     """
 
     def __init__(
@@ -140,8 +141,10 @@ class TransformersEngine:
         keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
         self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
         write = self._writer(constraint, sampling)
-        # Cell sentences take room as they grow, and very seldom the longest genes.
-        usual = constraint.usual_tokens if isinstance(constraint, GeneSentence) else None
+        # Cells take room as they grow, and very seldom the longest genes.
+        usual = (
+            constraint.usual_tokens if isinstance(constraint, GeneSentence | CellSample) else None
+        )
         for rows in self._batches(prompts, extra=usual or constraint.max_tokens):
             with torch.inference_mode():
                 states = write([prompts[i] for i in rows], keys[rows])
@@ -152,7 +155,9 @@ class TransformersEngine:
         return [state for state in finished if state is not None]
 
     def _writer(self, constraint: Constraint, sampling: Sampling) -> Writer:
-        """Return what finishes the answers of a batch: compiled for cell sentences, for others a token a pass."""
+        """Return what finishes the answers of a batch: compiled for cells, for others a token a pass."""
+        from c2s.decoding.slots import takes_slots
+
         if isinstance(constraint, GeneSentence):
             writer = SentenceWriter(self.network, constraint, sampling, self.guesses)
             self.passes = writer.passes
@@ -162,6 +167,11 @@ class TransformersEngine:
                 return [GeneSentenceState(constraint, states, row) for row in range(len(prompts))]
 
             return write
+
+        if isinstance(constraint, CellSample) and takes_slots(self.network):
+            samples = SampleWriter(self.network, constraint, sampling, self.guesses)
+            self.passes = samples.passes
+            return samples.write
 
         def write_plainly(prompts: list[np.ndarray], keys: np.ndarray) -> list[TokenState]:
             states = [constraint.start() for _ in prompts]
@@ -472,5 +482,5 @@ def check_context(context: int | None, n_tokens: int) -> None:
     if context is not None and n_tokens > context:
         raise UsageError(
             f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
-            "ask for fewer genes (top_k)"
+            "ask for fewer genes (top_k=…)"
         )

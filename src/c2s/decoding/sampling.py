@@ -130,3 +130,13 @@ def uniform_numbers(keys: np.ndarray, step: int) -> np.ndarray:
     offset = np.uint64((step + 1) * 0x9E3779B97F4A7C15 % 2**64)
     bits = mix64(keys + offset)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def keys_in_sample(keys: np.ndarray, cell: int) -> np.ndarray:
+    """Return the keys of one cell of each answer, from the answers' keys and the cell's number. uint64, the same shape.
+
+    What a cell draws so depends on its number, never on how many tokens those before it took.
+    """
+    # Another step than that of `uniform_numbers`, whose numbers these keys are then used for.
+    offset = np.uint64((cell + 1) * 0xD1342543DE82EF95 % 2**64)
+    return mix64(keys + offset)

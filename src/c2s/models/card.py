@@ -154,7 +154,7 @@ def card_of(
     if (folder / C2S_JSON).is_file():
         if profile is not None or prompts is not None:
             raise UsageError(
-                f"{source}: {C2S_JSON} says how the model is asked; leave out {'prompts' if prompts else 'profile'}"
+                f"{source}: {C2S_JSON} says how the model is asked; leave out {'prompts' if prompts else 'profile'}=…"
             )
         return _read_card(folder)
     name = find_profile(folder, source, profile)

@@ -263,7 +263,7 @@ class Model:
         if not known and self.card.released is not None:
             if strict:
                 raise UsageError(
-                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict"
+                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict=True"
                 )
             return value
         match = self.spelling(condition, value)

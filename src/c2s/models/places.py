@@ -1,4 +1,4 @@
-"""Where models are: the hub, and the one that `c2s demo` leaves for commands that name none."""
+"""Where models are: folders, the hub, and the one that `c2s demo` leaves for commands that name none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from c2s.common.errors import InputError, UsageError
 from c2s.common.files import atomic_directory
 from c2s.models.card import C2S_JSON
+from c2s.models.hub import from_hub
 
 
 def model_folder() -> Path:
@@ -59,22 +60,3 @@ def resolve_folder(path_or_id: str | os.PathLike[str]) -> Path:
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise InputError(f"{source}: no model directory there")
     return from_hub(source)
-
-
-def from_hub(model_id: str) -> Path:
-    """Return the local folder of a model on the hub, downloaded where it is not there yet; never pickles.
-
-    Raises
-    ------
-    InputError
-        The hub does not give it.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model_id, ignore_patterns=["*.bin", "*.pt", "*.pkl", "*.h5"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{model_id}: no folder of that name here, and the hub does not give it"
-        ) from error
