@@ -8,6 +8,7 @@ Cell sentences in "text" mode of all genes of the packaged pancreas data (20,125
 the allowed tokens (for one sentence from Python, and for a batch in the compiled code together with the draw), the
 share of the constraint in generation, passes for each gene with and without guesses, and cells a second beside the loop
 that there was before: a mask over the whole vocabulary, the whole output head, a token a pass (`write_token_by_token`).
+With `--cells-per-sample` an answer is a sample of several cells (the task `mc_lm`).
 
 Before anything is timed, the sentences with and without guesses are compared. In each round everything is run once, and
 a ratio is taken within its round. Random weights say nothing about guesses: how many are right depends on the model.
@@ -41,14 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
         "options": {k: str(v) for k, v in vars(options).items()},
     }
     plain, guided = constraints(model, options)
-    result["columns"], result["nodes"] = len(plain.tokens), len(plain.trie.parent)
-    result["look_up"] = look_up(plain)
+    cell = plain if options.cells_per_sample == 1 else plain.sentences[0]
+    result["columns"], result["nodes"] = len(cell.tokens), len(cell.trie.parent)
+    result["look_up"] = look_up(cell)
     print(
         f"{len(model.vocabulary):,} genes, {result['columns']:,} tokens of them, {result['nodes']:,} nodes"
     )
     for name, micros in result["look_up"].items():
         print(f"  {name}: {micros:.1f} µs")
-    prompts = [prompt] * options.cells
+    prompts = [prompt] * (options.cells // options.cells_per_sample)
     same = warm_up_and_compare(model, prompts, plain, guided, options)
     print(f"the same sentences with and without guesses: {same}")
     result["same"], result["rows"] = same, rounds(model, prompts, plain, guided, options)
@@ -70,7 +72,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--top-k", type=int, default=200, help="genes of a cell")
     parser.add_argument("--cells", type=int, default=16, help="cells of a run")
-    parser.add_argument("--batch-size", type=int, default=16, help="cells in a batch")
+    parser.add_argument("--cells-per-sample", type=int, default=1, help="cells of an answer")
+    parser.add_argument("--batch-size", type=int, default=16, help="answers in a batch")
     parser.add_argument("--guesses", type=int, default=2, help="tokens that are guessed at most")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is run")
     parser.add_argument("--threads", type=int, default=1, help="threads of the network")
@@ -86,24 +89,58 @@ def load(options: argparse.Namespace) -> tuple[Any, np.ndarray]:
     from c2s.cells.vocabulary import GeneVocabulary
     from c2s.datasets import pancreas
     from c2s.models.directory import load_model
+    from c2s.tasks.prompts import load_prompts
     from c2s.tokens.tokenizer import CellTokenizer, load_tokenizer
 
     if options.model:
         model = load_model(options.model)
-        return model, model.tokenizer.encode(["Genes of a beta cell:"])
+        return model, prompt_of(model, options)
     words = GeneVocabulary.from_var(pancreas().var)
     tokenizer = CellTokenizer(load_tokenizer(options.tokenizer), words, "text")
-    made = SimpleNamespace(network=random_network(), tokenizer=tokenizer, vocabulary=words)
-    return made, tokenizer.encode(["Genes of a beta cell:"])
+    made = SimpleNamespace(
+        network=random_network(options.cells_per_sample), tokenizer=tokenizer, vocabulary=words,
+        prompts=load_prompts("c2s"),
+    )  # fmt: skip
+    return made, prompt_of(made, options)
 
 
-def random_network() -> Any:
+def prompt_of(model: Any, options: argparse.Namespace) -> np.ndarray:
+    """Return the ids of a prompt, for a sample with what stands before its first cell."""
+    from c2s.tasks.registry import get_task
+
+    n = options.cells_per_sample
+    if n == 1:
+        return np.asarray(model.tokenizer.encode(["Genes of a beta cell:"]))
+    task, wording = get_task("mc_lm"), model.prompts.wording("mc_lm")
+    values = {"organism": "Homo sapiens", "num_cells": n}
+    prompt = task.ask(wording.prompts[0], values, None, options.top_k, wording)
+    begin, _ = sample_constraint(model, options, [])
+    return np.append(model.tokenizer.encode(prompt), begin)
+
+
+def sample_constraint(
+    model: Any, options: argparse.Namespace, frequencies: Any
+) -> tuple[np.ndarray, Any]:
+    """Return what samples begin with and what they may be."""
+    from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
+    from c2s.tasks.registry import get_task
+
+    asked: Any = SimpleNamespace(
+        tokenizer=model.tokenizer, card=SimpleNamespace(gene_frequencies=list(frequencies))
+    )
+    wording = model.prompts.wording("mc_lm")
+    texts = texts_around(get_task("mc_lm"), wording, options.cells_per_sample)
+    choice = GeneChoice(np.arange(len(model.vocabulary)), options.top_k, np.empty(0, np.int64))
+    return answer_constraint(asked, texts, choice)
+
+
+def random_network(cells: int) -> Any:
     import torch
     import transformers
 
     config = transformers.GPTNeoXConfig(
         vocab_size=50304, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, intermediate_size=1024,
-        max_position_embeddings=4096, tie_word_embeddings=True,
+        max_position_embeddings=4096 * cells, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(0)
     return transformers.GPTNeoXForCausalLM(config).eval()
@@ -125,6 +162,8 @@ def constraints(model: Any, options: argparse.Namespace) -> tuple[Any, Any]:
         )
     )
     frequencies = np.array([often.get(word, 0) for word in model.vocabulary.words])
+    if options.cells_per_sample > 1:
+        return tuple(sample_constraint(model, options, f)[1] for f in ([], frequencies))
     end = model.tokenizer.eos_id
     return GeneSentence(trie, options.top_k, end), GeneSentence(
         trie, options.top_k, end, frequencies
@@ -197,9 +236,22 @@ def now(guesses: int, timed: dict[str, float]) -> Callable[..., Any]:
             states = engine.generate(prompts, constraint, Sampling())
         finally:
             SentenceWriter._take, SentenceWriter._guess = kept  # type: ignore[method-assign]
-        return [state.genes for state in states], engine.passes  # type: ignore[attr-defined]
+        check(states, options)
+        return [genes_of(state) for state in states], engine.passes
 
     return write
+
+
+def genes_of(state: Any) -> list[list[int]]:
+    return state.cells if hasattr(state, "cells") else [state.genes]
+
+
+def check(states: list[Any], options: argparse.Namespace) -> None:
+    """See that every answer has its cells, and every cell its genes, none twice."""
+    for state in states:
+        cells = genes_of(state)
+        assert len(cells) == options.cells_per_sample
+        assert all(len(set(cell)) == len(cell) == options.top_k for cell in cells)
 
 
 def clocked(function: Callable[..., Any], timed: dict[str, float]) -> Callable[..., Any]:
@@ -244,7 +296,12 @@ def rounds(
             written = way(model, prompts, constraint, options)
             seconds[name].append(time.perf_counter() - started)
             passes[name] = written and written[1]
-    return {name: row(name, seconds, passes[name], clocks.get(name), len(prompts)) for name in ways}
+    return {
+        name: row(
+            name, seconds, passes[name], clocks.get(name), len(prompts) * options.cells_per_sample
+        )
+        for name in ways
+    }
 
 
 def row(

@@ -1,5 +1,7 @@
 """Annotation: one of the labels with its probability, written where it was asked for and nowhere else."""
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,6 +11,8 @@ import scipy.sparse as sp
 import c2s
 from c2s.analysis.annotate import label_probabilities
 from c2s.common.errors import C2SWarning, InputError, UsageError
+from c2s.decoding.engine import TransformersEngine
+from c2s.knowledge.ontology import Ontology, Term
 
 TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
 
@@ -53,8 +57,11 @@ class TestAnnotate:
         assert few.obs[before.obs.columns].equals(before.obs)
         assert set(few.uns) == {"citation", "c2s"}
         written = few.uns["c2s"]["annotate"]
-        assert written["keys"] == ["c2s_cell_type", "c2s_confidence", "p"]
-        assert written["parameters"] == {"labels": TYPES, "views": 1, "top_k": 16, "seed": 0}
+        assert written["keys"] == {"obs": ["c2s_cell_type", "c2s_confidence"], "obsm": ["p"]}
+        assert written["parameters"] == {
+            "labels": TYPES, "views": 1, "top_k": 16, "seed": 0, "engine": "transformers",
+            "organism": "Homo sapiens",
+        }  # fmt: skip
         assert written["model"] == model.source
         assert written["versions"]["c2s-toolkit"] == c2s.__version__
 
@@ -145,6 +152,22 @@ class TestTables:
         again = ad.read_h5ad(tmp_path / "a.h5ad").obsm["c2s_cell_type_top"]
         assert (again["label_1"].astype(str) == few.obs["c2s_cell_type"].astype(str)).all()
 
+    @pytest.mark.filterwarnings("error:Forward slashes:FutureWarning")
+    def test_labels_with_a_slash(self, few, model, tmp_path):
+        """Files take a slash in the name of a column for a folder, and another label may be the folder."""
+        labels = ["T/NK cell", "T", "T|NK cell", "a/b/c", "alpha"]
+        with pytest.warns(C2SWarning, match="never saw"):
+            c2s.tl.annotate(few, model, labels, probabilities_key="p", top_n=2)
+        wanted = label_probabilities(few, model, labels)
+        few.write_h5ad(tmp_path / "a.h5ad")
+        found = ad.read_h5ad(tmp_path / "a.h5ad")
+        columns = ["T|NK cell|", "T", "T|NK cell", "a|b|c", "alpha"]
+        assert list(found.obsm["p"].columns) == columns
+        np.testing.assert_array_equal(found.obsm["p"], wanted)
+        assert list(found.uns["c2s"]["annotate"]["parameters"]["labels"]) == labels
+        assert list(found.obs["c2s_cell_type"].cat.categories) == labels
+        assert set(found.obsm["c2s_cell_type_top"]["label_2"]) <= set(labels)
+
     def test_entropy(self, without_genes, model):
         with pytest.warns(C2SWarning):
             c2s.tl.annotate(without_genes, model, probabilities_key="p", entropy_key="h")
@@ -159,6 +182,49 @@ class TestTables:
     def test_one_label_has_no_entropy(self, few, model):
         c2s.tl.annotate(few, model, labels=["beta"], entropy_key="h")
         assert (few.obs["h"] == 0).all()
+
+
+class TestRecord:
+    def test_names_what_decides_the_answers(self, few, model, tmp_path):
+        """Also in a file, and the same from file to file."""
+
+        class Mine(TransformersEngine):
+            pass
+
+        terms = [Term("X:0", "cell"), *(Term(f"X:{t}", t, ("X:0",)) for t in TYPES)]
+        few.write_h5ad(tmp_path / "in.h5ad")
+        panel = list(model.vocabulary.words[:60])
+        options = {
+            "labels": TYPES[1:], "top_n": 2, "min_confidence": 0.5, "unknown": "none", "organism": "homo_sapiens",
+            "genes": panel, "gene_names": {"ENSG00000254647": "INS"}, "engine": Mine(model),
+            "ontology": Ontology(terms),
+        }  # fmt: skip
+        c2s.tl.annotate_file(tmp_path / "in.h5ad", tmp_path / "out.h5ad", model, **options)
+        c2s.tl.annotate(few, model, **options)
+        written = few.uns["c2s"]["annotate"]["parameters"]
+        digest = written.pop("ontology")
+        assert re.fullmatch("ontology-[0-9a-f]{16}", digest)
+        assert written == {
+            "labels": TYPES[1:], "views": 1, "top_k": 16, "seed": 0, "min_confidence": 0.5, "unknown": "none",
+            "top_n": 2, "engine": "Mine", "organism": "Homo sapiens", "genes": sorted(panel), "gene_names": "a table",
+        }  # fmt: skip
+        kept = ad.read_h5ad(tmp_path / "out.h5ad").uns["c2s"]["annotate"]["parameters"]
+        assert kept.pop("ontology") == digest
+        assert {
+            k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in kept.items()
+        } == written
+        # A label that is another term is another ontology for these answers.
+        options["ontology"] = Ontology(terms[:-1], {"ductal": "X:acinar"})
+        c2s.tl.annotate(few, model, **options)
+        assert few.uns["c2s"]["annotate"]["parameters"]["ontology"] != digest
+
+    def test_names_all_organisms(self, few, gene_tokenizer, make_model):
+        known = {"cell_type": TYPES, "organism": ["Homo sapiens", "Mus musculus"]}
+        few.obs["organism"] = ["Mus musculus", *["Homo sapiens"] * (few.n_obs - 1)]
+        c2s.tl.embed(few, make_model(gene_tokenizer, card={"conditions": known}), genes="no_mt")
+        assert few.uns["c2s"]["embed"]["parameters"] == {
+            "top_k": 16, "seed": 0, "organism": ["Homo sapiens", "Mus musculus"], "genes": "no_mt",
+        }  # fmt: skip
 
 
 class TestAbstention:
@@ -263,6 +329,23 @@ class TestObjects:
         with pytest.raises(UsageError, match=r"obsm\['shared'\] exists already"):
             c2s.tl.annotate(few, model, probabilities_key="shared")
 
+    def test_a_key_that_it_wrote_in_another_slot_is_not_its_own(self, few, model, tmp_path):
+        c2s.tl.annotate(few, model)
+        few.obsm["c2s_cell_type"] = np.ones((few.n_obs, 2))
+        few.write_h5ad(tmp_path / "a.h5ad")
+        for adata in (few, ad.read_h5ad(tmp_path / "a.h5ad")):
+            with pytest.raises(UsageError, match=r"obsm\['c2s_cell_type'\] exists already"):
+                c2s.tl.annotate(adata, model, key_added="a", probabilities_key="c2s_cell_type")
+            assert (adata.obsm["c2s_cell_type"] == 1).all()
+
+    def test_keys_of_older_records_are_known(self, few, model):
+        """They are a list, which does not say in which slot."""
+        c2s.tl.annotate(few, model, labels=["alpha", "beta"], probabilities_key="p")
+        written = few.uns["c2s"]["annotate"]
+        written["keys"] = np.array([key for keys in written["keys"].values() for key in keys])
+        c2s.tl.annotate(few, model, probabilities_key="p")
+        assert list(few.obsm["p"].columns) == TYPES
+
     def test_another_storage_gives_the_same(self, few, model):
         wanted = label_probabilities(few, model, TYPES)
         for X in (few.X.tocsc(), dense(few), sp.csr_matrix(few.X.astype(np.int64)), few.X * 0.5):
@@ -301,13 +384,21 @@ class TestLabels:
     )
     def test_a_list_that_cannot_work(self, few, model, labels, said):
         """It is said before an unknown label is warned of."""
-        with pytest.raises(InputError, match=f"different texts, at least one; {said}"):
+        with pytest.raises(UsageError, match=f"different texts, at least one; {said}"):
             c2s.tl.annotate(few, model, labels=labels)
 
     @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
     def test_a_missing_label_is_refused(self, few, model, missing):
         with pytest.raises(InputError, match="labels: one is missing"):
             c2s.tl.annotate(few, model, labels=["beta", missing])
+
+    def test_ids_without_symbols_get_the_advice_of_inspect(self, few, model):
+        few.var = few.var[[]].set_axis([f"ENSG{i:011d}" for i in range(few.n_vars)])
+        (problem,) = (p for p in c2s.inspect(few).problems if "Ensembl" in p.text)
+        with pytest.raises(InputError, match="none of the genes is known to the model") as error:
+            c2s.tl.annotate(few, model)
+        assert problem.text in str(error.value)
+        assert str(error.value).endswith(problem.mend)
 
     def test_a_text_is_no_list(self, few, model):
         with pytest.raises(UsageError, match="must be a list"):
@@ -414,6 +505,32 @@ class TestGenes:
             c2s.tl.annotate(
                 few, model, genes=[w for w in few.var_names if w not in model.vocabulary][:5]
             )
+
+    def test_genes_of_a_panel_that_are_left_out_are_named_once(self, few, model, tmp_path):
+        """In the model but not in the data, the other way round, in neither; a name that comes twice counts once."""
+        few = few[:, few.var_names != model.vocabulary.words[0]].copy()
+        other = next(w for w in few.var_names if w not in model.vocabulary)
+        known = list(model.vocabulary.words[1:])
+        panel = [model.vocabulary.words[0], other, "NOGENE", "nogene2", *known, known[0].lower()]
+        wanted = label_probabilities(few, model, TYPES, genes=known)
+        said = rf"^4 of the {len(known) + 5} genes of the panel are left out, .*: {panel[0]}, {other}, NOGENE, nogene2$"
+        for genes in (panel, np.array(panel), pd.Index(panel)):
+            with pytest.warns(C2SWarning, match=said) as told:
+                found = label_probabilities(few, model, TYPES, genes=genes)
+            assert len(told) == 1
+            np.testing.assert_array_equal(found, wanted)
+        few.write_h5ad(tmp_path / "in.h5ad")
+        source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+        for verb in (
+            lambda: c2s.tl.annotate_file(source, out, model, chunk_size=7, genes=panel),
+            lambda: c2s.tl.embed(few, model, genes=panel),
+            lambda: c2s.tl.explain(few[:1].copy(), model, genes=panel),
+        ):
+            with pytest.warns(C2SWarning, match="NOGENE") as told:
+                verb()
+            assert len(told) == 1
+        with pytest.raises(InputError, match="none of the 1 genes asked for is in the data"):
+            c2s.tl.annotate(few, model, genes=["NOGENE"])
 
 
 class TestGeneNames:

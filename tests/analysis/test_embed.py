@@ -39,8 +39,12 @@ def test_is_the_mean_over_the_annotation_prompt(few, model):
     assert found.shape == (few.n_obs, model.network.config.hidden_size)
     np.testing.assert_allclose(found, by_hand(model, few), atol=1e-5)
     assert (few.X.toarray() == before).all()
-    assert few.uns["c2s"]["embed"]["keys"] == ["X_c2s"]
-    assert few.uns["c2s"]["embed"]["parameters"] == {"top_k": 16, "seed": 0}
+    assert few.uns["c2s"]["embed"]["keys"] == {"obsm": ["X_c2s"]}
+    assert few.uns["c2s"]["embed"]["parameters"] == {
+        "top_k": 16,
+        "seed": 0,
+        "organism": "Homo sapiens",
+    }
 
 
 def test_neither_batch_nor_neighbours_matter(few, model):
@@ -81,7 +85,7 @@ def test_keys(few, model):
 
 @pytest.mark.parametrize("mode", ["text", "genes"])
 def test_a_mean_over_the_cell_alone(few, make_tokenizer, make_model, cut_genes, mode):
-    """Tokens of the cell are those between what stands before it and what stands behind it."""
+    """Tokens of the cell are those between what stands before it and what stands behind it, with the space before."""
     model = make_model(make_tokenizer(cut_genes, mode), "llama")
     c2s.tl.embed(few, model, tokens="cell")
     assert few.uns["c2s"]["embed"]["parameters"]["tokens"] == "cell"
@@ -92,8 +96,8 @@ def test_a_mean_over_the_cell_alone(few, make_tokenizer, make_model, cut_genes, 
         sentence = cells.sentence(i)
         (text,) = template.fill({**fields, "cell_sentence": sentence})
         encoded = model.tokenizer.backend(text, return_offsets_mapping=True)
-        begin = text.index(sentence)
-        inside = [b > begin and a < begin + len(sentence) for a, b in encoded["offset_mapping"]]
+        begin = text.index(f" {sentence}")  # the space is the first gene's
+        inside = [b > begin and a <= begin + len(sentence) for a, b in encoded["offset_mapping"]]
         with torch.no_grad():
             states = model.network(
                 torch.tensor([encoded["input_ids"]]), output_hidden_states=True

@@ -86,9 +86,9 @@ class TestName:
             name([], sample_model)
         with pytest.raises(UsageError, match="genes must be a list"):
             name("INS", sample_model)
-        with pytest.raises(UsageError, match="names must be a list"):
+        with pytest.raises(UsageError, match="must be a list of texts"):
             name(["INS"], sample_model, "hormones")
-        with pytest.raises(InputError, match="names must be different"):
+        with pytest.raises(UsageError, match="must be different texts"):
             name(["INS"], sample_model, ["a", "a"])
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import c2s
-from c2s.common.errors import C2SWarning, UsageError
+from c2s.common.errors import C2SWarning, InputError, UsageError
 
 TYPES = ["acinar", "alpha", "beta", "delta", "ductal"]
 
@@ -119,6 +119,15 @@ class TestRequest:
         panel = ["INS", "gcg", "SST", "TTR"]
         for sentence in words(c2s.tl.generate(model, "beta", 3, genes=panel, top_k=4)):
             assert set(sentence) == {"INS", "GCG", "SST", "TTR"}
+
+    def test_genes_of_a_panel_that_it_does_not_know_are_named(self, model):
+        wanted = c2s.tl.generate(model, "beta", 2, genes=["INS", "GCG"], top_k=2)
+        with pytest.warns(C2SWarning, match="^1 of the 3 genes of the panel .*: NOGENE$") as told:
+            found = c2s.tl.generate(model, "beta", 2, genes=["INS", "NOGENE", "GCG"], top_k=2)
+        assert len(told) == 1
+        assert list(found.obs["cell_sentence"]) == list(wanted.obs["cell_sentence"])
+        with pytest.raises(InputError, match="none of the 1 genes"):
+            c2s.tl.generate(model, "beta", genes=["NOGENE"])
 
     def test_a_type_never_seen_is_named_and_tried(self, model):
         with pytest.warns(
@@ -368,12 +377,26 @@ class TestPrompt:
         assert asked.obs.equals(given.obs)
         request = asked.uns["c2s"]["generate"]["parameters"]
         assert request["request"] == "generate 4 human cells from kidney tissue"
-        assert request["understood"] == "n=4, tissue=kidney, organism=Homo sapiens"
+        assert request["understood"] == "n=4, tissue=kidney, organism=Homo sapiens, top_k=3"
 
     def test_one_sample_of_cells(self, able):
         cells = c2s.tl.generate(able(), prompt="a sample of 3 human cells", top_k=3)
         assert task_of(cells) == "mc_lm"
         assert cells.obs["sample"].nunique() == 1
+
+    def test_a_number_of_genes_in_the_request(self, able):
+        cells = c2s.tl.generate(able(), prompt="2 human cells of 5 genes from kidney tissue")
+        assert [len(sentence) for sentence in words(cells)] == [5, 5]
+        with pytest.raises(UsageError, match="says 5 genes, and top_k=4 is given"):
+            c2s.tl.generate(able(), prompt="2 human cells of 5 genes", top_k=4)
+
+    def test_of_a_text_that_is_not_understood_only_what_was_given_apart_is_kept(self, able):
+        text = "a human beta cell treated with interferon, 4 genes"
+        with pytest.warns(C2SWarning, match="as it is, for 1 cell of 4 genes"):
+            cells = c2s.tl.generate(able(), prompt=text, organism="Homo sapiens")
+        assert list(cells.obs.columns) == ["organism", "cell_sentence", "prompt"]
+        assert cells.obs["organism"].tolist() == ["Homo sapiens"]
+        assert len(words(cells)[0]) == 4
 
     def test_what_is_not_understood_is_sent_as_it_is(self, able):
         text = "2 beta cells treated with interferon"

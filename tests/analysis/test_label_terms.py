@@ -73,7 +73,7 @@ class TestAnnotate:
         np.testing.assert_allclose(ancestors["pancreatic endocrine cell"], endocrine)
         np.testing.assert_allclose(ancestors["type B pancreatic cell"], p["beta"])
         np.testing.assert_allclose(ancestors["cell"], 1)
-        assert "c2s_cell_type_ancestors" in few.uns["c2s"]["annotate"]["keys"]
+        assert "c2s_cell_type_ancestors" in few.uns["c2s"]["annotate"]["keys"]["obsm"]
         few.write_h5ad(tmp_path / "a.h5ad")  # where column names with a slash would be warned of
         again = ad.read_h5ad(tmp_path / "a.h5ad").obsm["c2s_cell_type_ancestors"]
         assert list(again.columns) == list(ancestors.columns)

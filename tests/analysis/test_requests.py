@@ -43,6 +43,14 @@ HUMAN = "Homo sapiens"
         ("4 CD4-positive, alpha-beta T cells", 4, "CD4-positive, alpha-beta T cell", None),
         ("generate 4 human cells", 4, None, HUMAN),
         ("an acinar cell", None, "acinar", None),
+        ("a dozen beta cells", 12, "beta", None),
+        ("two dozen human beta cells", 24, "beta", HUMAN),
+        ("half a dozen beta cells", 6, "beta", None),
+        ("a hundred T cells", 100, "t_cell", None),
+        ("3 hundred beta cells", 300, "beta", None),
+        ("3 gene lists for beta cells", 3, "beta", None),
+        ("5 gene expression profiles of beta cells", 5, "beta", None),
+        ("beta cells, 4 beta cells", 4, "beta", None),
     ],
 )
 def test_is_understood(text, n, cell_type, organism):
@@ -126,9 +134,60 @@ def test_what_is_given_beside_a_request_completes_it_and_may_not_contradict():
         "  ?!",
         "0 beta cells",
         "5 human and mouse beta cells",
-        "generate 100 genes for a beta cell",
+        "generate -3 beta cells",
+        "−3 beta cells",
+        "0 genes for a beta cell",
+        "100 genes or 50 genes for a beta cell",
+        "100 gene for a beta cell",
+        "20 marker genes of beta cells",
+        "5 beta and acinar cells",
+        "beta cells from kidney and pancreas",
     ],
 )
 def test_a_request_that_cannot_be_carried_out_is_refused(text):
     with pytest.raises(UsageError):
         parse_generation_request(text, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "top_k"),
+    [
+        ("generate 100 genes for a beta cell", None, 100),
+        ("a list of 100 genes for beta cells", None, 100),
+        ("3 beta cells of 1,000 genes each", 3, 1000),
+        ("12 genes of 3 beta cells", 3, 12),
+        ("the top 50 genes of a beta cell", None, 50),
+        ("the 50 most highly expressed genes of a beta cell", None, 50),
+        ("a 100-gene beta cell", None, 100),
+        ("a 100 gene list of a beta cell", None, 100),
+        ("a dozen beta cells with two dozen genes", 12, 24),
+        ("5 lists of genes for beta cells", 5, None),
+    ],
+)
+def test_genes_are_counted_apart_from_cells(text, n, top_k):
+    found = parse_generation_request(text, MODEL)
+    assert (found.n, found.cell_type, found.top_k, found.unknown) == (n, "beta", top_k, "")
+
+
+def test_a_number_of_genes_is_shown_and_may_not_be_contradicted():
+    request = parse_generation_request("3 beta cells of 100 genes", MODEL)
+    assert str(request) == "n=3, cell_type=beta, top_k=100"
+    assert request.beside(top_k=100) == request
+    with pytest.raises(UsageError, match=r"the request says 100 genes, and top_k=50 is given"):
+        request.beside(top_k=50)
+    assert parse_generation_request("beta cells", MODEL).beside(top_k=50).top_k == 50
+
+
+def test_the_message_says_what_is_wrong():
+    for text, said in (
+        ("generate -3 beta cells", "asks for -3 cells"),
+        ("5 beta and acinar cells", "two of cell_type, beta and acinar; ask for one at a time"),
+        ("20 marker genes of beta cells", r"counts genes \('20 marker genes'\).*as '20 genes'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            parse_generation_request(text, MODEL)
+
+
+def test_two_types_beside_words_that_are_not_understood_are_left_to_the_model():
+    found = parse_generation_request("beta cells next to acinar cells", MODEL)
+    assert found.unknown == "next acinar"

@@ -59,7 +59,7 @@ class TestTissue:
         assert (per_sample["c2s_tissue"].nunique() == 1).all()
         written = regions.uns["c2s"]["annotate_samples"]
         assert written["parameters"]["groupby"] == ["region"]
-        assert written["keys"] == ["c2s_sample", "c2s_tissue", "c2s_tissue_confidence"]
+        assert written["keys"] == {"obs": ["c2s_sample", "c2s_tissue", "c2s_tissue_confidence"]}
 
     def test_the_probability_is_that_of_writing_the_tissue_and_ending(self, few, sample_model):
         few = few[:4].copy()

@@ -332,6 +332,38 @@ def test_memory_is_that_of_a_chunk(source, out, model, monkeypatch):
     assert max(most) <= 8
 
 
+def layout(element):
+    """What anndata wrote: kind, shape and attributes of everything inside."""
+    found = {}
+
+    def look(name, each):
+        attributes = {key: np.asarray(value).tolist() for key, value in each.attrs.items()}
+        kind = (each.shape, each.dtype) if isinstance(each, h5py.Dataset) else None
+        found[name] = (kind, attributes)
+
+    look("", element)
+    element.visititems(look)
+    return found
+
+
+def test_tables_go_to_the_file_chunk_by_chunk_as_anndata_writes_them(
+    source, out, model, wanted, tmp_path, monkeypatch
+):
+    written, write = [], ad.io.write_elem
+
+    def watched(group, key, element, **options):
+        written.append((key, len(element)))
+        return write(group, key, element, **options)
+
+    monkeypatch.setattr(ad.io, "write_elem", watched)
+    annotated(source, out, model)
+    assert [key for key, n in written if n > CHUNK] == ["obs"]
+    with h5py.File(out, "r") as found, h5py.File(tmp_path / "wanted.h5", "w") as file:
+        for key in ("p", "c2s_cell_type_top"):
+            write(file, key, wanted.obsm[key])
+            assert layout(found["obsm"][key]) == layout(file[key])
+
+
 class TestCellsWithoutGenes:
     def emptied(self, few, rows):
         keep = np.ones(few.n_obs)
@@ -372,7 +404,7 @@ class TestRefused:
     def test_files(self, source, tmp_path, model):
         with pytest.raises(UsageError, match=r"out\.zarr: must end in \.h5ad"):
             c2s.tl.embed_file(source, tmp_path / "out.zarr", model)
-        with pytest.raises(InputError, match="no does not exist"):
+        with pytest.raises(UsageError, match="no does not exist"):
             c2s.tl.embed_file(source, tmp_path / "no" / "out.h5ad", model)
         (tmp_path / "in.csv").write_text("cell,INS\na,1\n")
         with pytest.raises(UsageError, match="an .h5ad file is expected; this is a text table"):

@@ -264,6 +264,41 @@ def test_a_request_that_is_not_understood_goes_to_the_model_as_it_is(c2s, model_
     assert out == ""
 
 
+def test_a_request_that_counts_genes(c2s, model_folder):
+    command = ["generate", "--model", model_folder, "--prompt", "2 beta cells of 5 genes"]
+    code, out, err = c2s(*command)
+    assert (code, err) == (0, "understood as: n=2, cell_type=beta, top_k=5\n")
+    assert [len(line.split("\t")[1].split()) for line in out.splitlines()] == [5, 5]
+    code, _, err = c2s(*command, "--top-k", 6)
+    one_line(code, err, "the request says 5 genes, and --top-k 6 is given", expected=2)
+
+
+def test_an_organism_beside_a_request_that_is_not_understood_is_kept(c2s, model_folder, tmp_path):
+    command = ["generate", "--model", model_folder, "--prompt", "odd cells", "--organism", "Homo sapiens"]  # fmt: skip
+    code, out, err = c2s(*command)
+    assert code == 0, err
+    assert out.startswith("odd cells\t")
+    assert c2s(*command, "-o", tmp_path / "o.h5ad")[0] == 0
+    obs = ad.read_h5ad(tmp_path / "o.h5ad").obs
+    assert obs["organism"].tolist() == ["Homo sapiens"]
+    assert "cell_type" not in obs
+
+
+def test_messages_about_arguments_name_options(c2s, h5ad, model_folder):
+    annotate = ["annotate", h5ad, "-o", "a.h5ad", "--model", model_folder]
+    for options, said in (
+        (["--label", "beta", "--label", "Beta"], "--label must be different texts"),
+        (["--genes", "no_such"], "--genes 'no_such' is neither a rule"),
+        (["--every-term"], "--every-term needs --labels-below"),
+        (["--back-off", "--ontology", "x.obo"], "x.obo"),
+        (["--dtype", "float8"], "--dtype 'float8' is unknown"),
+    ):
+        code, _, err = c2s(*annotate, *options)
+        one_line(code, err, said, expected=1 if said == "x.obo" else 2)
+    code, _, err = c2s("generate", "--top-p", 3, "--model", model_folder)
+    one_line(code, err, "--top-p 3.0 is outside", expected=2)
+
+
 def test_generate_with_soft_control(c2s, model_folder, tmp_path):
     (tmp_path / "forbidden.txt").write_text("INS\nGCG\n")
     code, out, _ = c2s(

@@ -77,16 +77,40 @@ def test_the_prompt_names_the_organism_that_was_given(explain, cut, model):
     assert json.loads(out)["deletion_test"]["all_genes"] == pytest.approx(whole, abs=1e-6)
 
 
+def test_a_deletion_test_of_too_many_genes_names_its_option(explain):
+    code, _, err = explain("-o", "e.csv", "--method", "gradient", "--deletion-test", 500)
+    assert code == 2
+    assert err.endswith("give a smaller --deletion-test\n")
+
+
+def test_one_cell_is_singular_and_what_speaks_against_the_label_carried_nothing(explain):
+    code, out, err = explain("-o", "e.csv", "--cells", 1, "--top-n", 100, "--json")
+    assert code == 0, err
+    ((label, found),) = json.loads(out)["labels"].items()
+    table = pd.read_csv("e.csv")
+    assert set(found["genes"]) == set(table["gene"][table["value"] > 0])
+    assert (table["value"] <= 0).any()
+    _, out, _ = explain("-o", "e.csv", "--cells", 1, "--label", label)
+    assert out.startswith("1 cell, 16 genes")
+    assert f"\n{label} (1 cell): " in out
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-o", "e.xlsx"], "must end in .csv"),
+        (["-o", "e.xlsx"], "must end in .csv or .parquet"),
+        (["-o", "e.csv", "--label", "neuron"], "add it to --candidate"),
+        (["-o", "e.csv", "--candidate", "beta"], "give at least two labels: --candidate"),
+        (
+            ["-o", "e.csv", "--candidate", "beta", "--candidate", "Beta"],
+            "--candidate must be different",
+        ),
         (
             ["-o", "e.csv", "--label", "beta", "--label-key", "cell_type"],
             "either it or --label-key",
         ),
         (["-o", "e.csv", "--label-key", "type"], "obs has no column 'type'"),
-        (["-o", "e.csv", "--method", "magic"], "method='magic' is unknown"),
+        (["-o", "e.csv", "--method", "magic"], "--method 'magic' is unknown"),
     ],
 )
 def test_wrong_use_is_one_line(explain, tmp_path, options, said):

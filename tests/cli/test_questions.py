@@ -109,6 +109,14 @@ class TestAnnotate:
         assert code == 2
         assert "the model was not trained on annotation; its tasks: gene_set_enum" in err
 
+    def test_the_output_may_be_the_input(self, c2s, h5ad, model_folder):
+        before = ad.read_h5ad(h5ad)
+        code, _, err = c2s("annotate", h5ad, "-o", h5ad, "--model", model_folder)
+        assert code == 0, err
+        after = ad.read_h5ad(h5ad)
+        assert (after.X != before.X).nnz == 0
+        assert set(after.obs) == {*before.obs, "c2s_cell_type", "c2s_confidence"}
+
 
 class TestAgreement:
     def test_by_hand(self):
@@ -123,6 +131,13 @@ class TestAgreement:
             "agrees with obs['t'] for 25.0% of the cells; macro F1 0.125, expected calibration error 0.250"
         )
 
+    def test_true_labels_are_spelled_as_the_answers(self):
+        truth = pd.Series(["A", "b"], name="t")
+        sure = pd.Series([1.0, 1.0])
+        facts, _ = agreement(truth, pd.Series(["a", "b"]), sure, ["a", "b"], str.lower)
+        assert facts["accuracy"] == 1
+        assert agreement(truth, pd.Series(["a", "b"]), sure, ["a", "b"])[0]["accuracy"] == 0.5
+
     def test_nothing_to_compare(self):
         none = pd.Series([None, None], name="t", dtype=object)
         assert agreement(none, pd.Series(["a", "b"]), pd.Series([1.0, 1.0]), ["a"])[0] == {}
@@ -133,6 +148,23 @@ class TestAgreement:
 
 
 class TestCalibrate:
+    def test_labels_are_compared_as_in_agreement(self, c2s, cut, own, tmp_path):
+        """Written in capitals, the same labels are right as often, and calibrate the same."""
+        few = cut[::6].copy()
+        few.obs["shouted"] = few.obs["cell_type"].astype(str).str.upper()
+        few.write_h5ad(tmp_path / "few.h5ad")
+        said = {}
+        for truth in ("cell_type", "shouted"):
+            options = ["few.h5ad", "--model", own, "--truth", truth, "--json"]
+            code, out, err = c2s("annotate", "-o", "a.h5ad", *options)
+            assert code == 0, err
+            found = json.loads(out)
+            code, out, err = c2s("calibrate", "-o", tmp_path / truth, *options)
+            assert code == 0, err
+            said[truth] = {**found, "temperature": json.loads(out)["temperature"]}
+        assert said["shouted"] == said["cell_type"]
+        assert said["shouted"]["accuracy"] > 0.5
+
     @pytest.fixture
     def own(self, model_folder, tmp_path):
         return Path(shutil.copytree(model_folder, tmp_path / "own"))
@@ -144,7 +176,7 @@ class TestCalibrate:
         found = json.loads(out)
         card = json.loads((own / "c2s.json").read_text())
         assert card["calibration"]["temperature"] == found["temperature"]
-        assert found["n_cells"] == 25
+        assert (found["n_cells"], type(found["n_cells"])) == (25, int)
         old = json.loads(before.pop("c2s.json"))
         assert {k: v for k, v in card.items() if k != "calibration"} == {
             k: v for k, v in old.items() if k != "calibration"
@@ -210,6 +242,37 @@ class TestGeneSet:
         (tmp_path / "genes.txt").write_text("INS\nGCG\nSST\n")
         code, out, err = c2s("geneset", "name", tmp_path / "genes.txt", *model)
         assert (code, out.split("\t")[0]) == (0, "islet hormones"), err
+
+    def test_commas_between_genes(self, c2s, sample_model_folder, gene_sets):
+        genes, model = gene_sets["keratins"], ["--model", sample_model_folder]
+        code, out, err = c2s("geneset", "name", *genes, *model)
+        assert code == 0, err
+        for words in ([",".join(genes)], [f"{genes[0]},", ", ".join(genes[1:])]):
+            assert c2s("geneset", "name", *words, *model)[:2] == (0, out)
+        code, _, err = c2s("geneset", "name", ",", *model)
+        assert (code, err.startswith("c2s: no gene is named")) == (2, True)
+
+    def test_a_bad_set_does_not_stop_the_others(
+        self, c2s, sample_model_folder, gene_sets, tmp_path
+    ):
+        model = ["--model", sample_model_folder, "--json"]
+        good = "KERATINS\t>\t" + "\t".join(gene_sets["keratins"]) + "\n"
+        gmt = tmp_path / "sets.gmt"
+        gmt.write_text(f"EMPTY\t>\nSTRANGE\t>\tXYZ\n{good}")
+        code, out, err = c2s("geneset", "name", gmt, *model)
+        assert code == 0, err
+        assert [(f["set"], f["name"]) for f in json.loads(out)["sets"]] == [
+            ("KERATINS", "keratins")
+        ]
+        empty, strange = err.splitlines()
+        assert empty.startswith("c2s: warning: ")
+        assert "line 1 ('EMPTY" in empty
+        assert strange.startswith(
+            "c2s: warning: STRANGE: the model knows none of the 1 genes (XYZ)"
+        )
+        gmt.write_text("STRANGE\t>\tXYZ\n")
+        code, out, err = c2s("geneset", "name", gmt, *model)
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
 
     def test_enumerate(self, c2s, sample_model_folder, gene_sets, tmp_path):
         model = ["--model", sample_model_folder]

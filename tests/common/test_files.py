@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from c2s.common import files
-from c2s.common.errors import C2SError, InputError
+from c2s.common.errors import C2SError, UsageError
 from c2s.common.files import atomic_directory, atomic_file, sha256
 
 
@@ -66,7 +66,7 @@ def test_file_replaces_an_old_one_only_at_the_end(tmp_path):
     assert target.read_text() == "new"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), InputError("bad")])
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), UsageError("bad")])
 def test_failure_of_the_writer_leaves_the_old_file_and_nothing_else(tmp_path, error):
     target = tmp_path / "a.txt"
     target.write_text("old")
@@ -120,7 +120,7 @@ def test_an_error_without_a_number_keeps_its_words_where_there_is_space(tmp_path
 def test_file_in_a_folder_that_does_not_exist(tmp_path):
     target = tmp_path / "missing" / "a.txt"
     says = r"missing/a\.txt: the folder .*missing does not exist"
-    with pytest.raises(InputError, match=says), atomic_file(target):
+    with pytest.raises(UsageError, match=says), atomic_file(target):
         pytest.fail("nothing must be written")
     assert everything_in(tmp_path) == []
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_put_back_is_not_deleted(tmp_path, monkeypatch):
 def test_directory_never_takes_the_place_of_a_file(tmp_path):
     target = tmp_path / "results"
     target.write_text("mine")
-    with pytest.raises(InputError, match="is a file"), atomic_directory(target):
+    with pytest.raises(UsageError, match="is a file"), atomic_directory(target):
         pytest.fail("nothing must be written")
     assert target.read_text() == "mine"
 

@@ -48,6 +48,11 @@ def mixed(key, counter):
 
 def slow_sentence(model, prompt, constraint, sampling, key):
     """Write one sentence with a full pass for each token, without cache, mask or compiled code."""
+    return tuple(slow_answer(model, prompt, constraint, sampling, key)[0].genes)
+
+
+def slow_answer(model, prompt, constraint, sampling, key):
+    """Return the state and the tokens of such a sentence."""
     state, path = constraint.start(), []
     while not state.done:
         allowed = state.allowed()
@@ -70,7 +75,7 @@ def slow_sentence(model, prompt, constraint, sampling, key):
             token = int(choose(masked[None], at_rank, uniform))
         path.append(token)
         state.advance(token)
-    return tuple(state.genes)
+    return state, path
 
 
 def temperature_of(sampling, rank, n_genes):
@@ -82,9 +87,7 @@ def temperature_of(sampling, rank, n_genes):
 
 def is_whole(constraint, state, path):
     """Whether what is written so far is nothing but the complete genes of a state."""
-    trie = constraint.trie
-    rank = np.argsort(trie.order)
-    return sum(int(trie.lengths[rank[gene]]) for gene in state.genes) == len(path)
+    return constraint.n_tokens_of(state.genes) == len(path)
 
 
 class TestAgainstTheSlowLoop:

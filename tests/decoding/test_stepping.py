@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+import c2s
 from c2s.cells.vocabulary import GeneVocabulary
-from c2s.common.errors import UsageError
+from c2s.common.errors import InputError, UsageError
 from c2s.common.seeds import cell_keys
 from c2s.constraints.trie import GeneSentence, OneOf, TokenTrie
 from c2s.decoding.engine import TransformersEngine
@@ -132,8 +133,6 @@ class TestOpenEngine:
 
 
 def test_generate_and_annotate_take_an_engine(model, cut):
-    import c2s
-
     class Counted(TransformersEngine):
         asked = 0
 
@@ -154,3 +153,67 @@ def test_generate_and_annotate_take_an_engine(model, cut):
     plain = c2s.tl.annotate(cut[:10].copy(), model, copy=True)
     assert list(found.obs["c2s_cell_type"]) == list(plain.obs["c2s_cell_type"])
     assert Counted.asked == 11
+
+
+class TestClosing:
+    @pytest.fixture
+    def opened(self, monkeypatch):
+        """Return the engines that are opened by name from now on; each counts how often it was closed."""
+        opened = []
+
+        class Watched(TransformersEngine):
+            def __init__(self, *args):
+                super().__init__(*args)
+                self.closed = 0
+                opened.append(self)
+
+            def close(self):
+                self.closed += 1
+
+        monkeypatch.setattr("c2s.decoding.opening.TransformersEngine", Watched)
+        return opened
+
+    @pytest.fixture
+    def verbs(self, model, cut, tmp_path):
+        """Return every verb that takes an engine, as functions of the engine."""
+        from c2s.analysis.annotate import label_probabilities
+
+        few, labels = cut[:4].copy(), model.known("cell_type")
+        few.write_h5ad(tmp_path / "in.h5ad")
+        paths = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+        return {
+            "annotate": lambda e: c2s.tl.annotate(few, model, engine=e),
+            "annotate_file": lambda e: c2s.tl.annotate_file(*paths, model, engine=e),
+            "label_probabilities": lambda e: label_probabilities(few, model, labels, engine=e),
+            "generate": lambda e: c2s.tl.generate(model, "beta", 1, top_k=2, engine=e),
+        }
+
+    @pytest.mark.parametrize(
+        "verb", ["annotate", "annotate_file", "label_probabilities", "generate"]
+    )
+    def test_by_name_when_all_is_done_or_fails_else_never(self, model, opened, verbs, verb):
+        verbs[verb]("transformers")
+        assert [engine.closed for engine in opened] == [1]
+        given = open_engine(model)
+        verbs[verb](given)
+        assert [engine.closed for engine in opened] == [1, 0]
+
+        def fails(self, *args):
+            raise RuntimeError("broken off")
+
+        type(given).score = type(given).generate = fails
+        for engine, closed in (("transformers", [1, 0, 1]), (given, [1, 0, 1])):
+            with pytest.raises(RuntimeError, match="broken off"):
+                verbs[verb](engine)
+            assert [engine.closed for engine in opened] == closed
+
+    def test_before_any_cell_is_asked_about(self, model, opened, cut):
+        few = cut[:4].copy()
+        few.obs["mine"] = 1
+        with pytest.raises(UsageError, match="exists already"):
+            c2s.tl.annotate(few, model, key_added="mine")
+        assert [engine.closed for engine in opened] == [1]
+        few.var_names = [f"X{i}" for i in range(few.n_vars)]
+        with pytest.raises(InputError, match="known to the model"):
+            c2s.tl.annotate(few, model)
+        assert all(engine.closed == 1 for engine in opened)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c2s.common.errors import InputError
+from c2s.common.errors import C2SWarning, InputError
 from c2s.knowledge.gene_sets import GeneSet, read_gmt
 
 
@@ -95,3 +95,15 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read_gmt(tmp_path / "none.gmt")
     with pytest.raises(InputError, match="cannot be read"):
         read_gmt(tmp_path)
+
+
+def test_bad_lines_can_be_left_out(gmt):
+    path = gmt("A\tx\tINS\nB\ty\nA\tz\tGCG\nC\tx\tSST\n")
+    with pytest.warns(C2SWarning) as warned:
+        found = read_gmt(path, skip_bad=True)
+    assert found == [GeneSet("A", "x", ("INS",)), GeneSet("C", "x", ("SST",))]
+    first, second = (str(each.message) for each in warned)
+    assert first.startswith(f"{path}: line 2 ")
+    assert second.startswith(f"{path}: line 3 repeats the set 'A' of line 1")
+    with pytest.warns(C2SWarning), pytest.raises(InputError, match="holds no gene set"):
+        read_gmt(gmt("B\ty\n"), skip_bad=True)

@@ -13,7 +13,7 @@ from c2s.analysis.generate import generate_cells
 from c2s.common.errors import InputError, UsageError
 from c2s.decoding.opening import open_engine
 from c2s.decoding.sampling import Sampling
-from c2s.models import directory
+from c2s.models import directory, weights
 from c2s.models.adapters import add_lora, merge, merged, record_base, take_tokens
 from c2s.models.directory import C2S_JSON, Model, load_model
 from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, load_tokenizer
@@ -155,13 +155,13 @@ class TestBase:
 
     def test_how_the_base_is_loaded_reaches_load_network(self, place, monkeypatch):
         asked = {}
-        load = directory.load_network
+        load = weights.load_network
 
         def note(path, **options):
             asked.update(options, path=path)
             return load(path, config=options["config"])
 
-        monkeypatch.setattr(directory, "load_network", note)
+        monkeypatch.setattr(weights, "load_network", note)
         load_model(place / "adapter", quantize="4bit", device="cpu", dtype="bfloat16")
         assert asked["quantize"] == "4bit"
         assert asked["device_map"] == {"": "cpu"}

@@ -249,18 +249,6 @@ class TestPlaces:
     def test_an_empty_folder(self, tmp_path):
         assert "no model: c2s.json is missing" in refused(tmp_path)
 
-    @pytest.mark.parametrize("name", ["someone/something", "not a/name"])
-    def test_the_hub_does_not_give_it(self, name, monkeypatch):
-        from huggingface_hub.errors import LocalEntryNotFoundError
-        from huggingface_hub.utils import validate_repo_id
-
-        def offline(model_id, **_):
-            validate_repo_id(model_id)
-            raise LocalEntryNotFoundError("no network")
-
-        monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-        assert refused(name) == f"{name}: no folder of that name here, and the hub does not give it"
-
     def test_a_hub_id_is_loaded_without_pickles(self, saved, monkeypatch):
         asked = {}
 
@@ -453,7 +441,7 @@ class TestPlacement:
             load_model(model_folder, device="cpu", device_map="auto")
         with pytest.raises(UsageError, match="quantize='8bit' is unknown; use '4bit'"):
             load_model(model_folder, quantize="8bit")
-        monkeypatch.setattr("c2s.models.directory.find_spec", lambda name: None)
+        monkeypatch.setattr("c2s.models.weights.find_spec", lambda name: None)
         with pytest.raises(
             UsageError, match=r"bitsandbytes, .* pip install 'c2s-toolkit\[quant\]'"
         ):
@@ -471,7 +459,7 @@ class TestPlacement:
             asked.update(options)
             raise OSError("no such library")
 
-        monkeypatch.setattr("c2s.models.directory.find_spec", lambda name: name)
+        monkeypatch.setattr("c2s.models.weights.find_spec", lambda name: name)
         monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", loaded)
         with pytest.raises(InputError, match="no such library"):
             load_model(model_folder, quantize="4bit", device="cpu")
@@ -490,6 +478,10 @@ class TestWithoutWeights:
         assert "without weights" in repr(model)
         with pytest.raises(UsageError, match="opened without its weights"):
             _ = model.network
+
+    def test_genes_that_it_cannot_take_are_refused_before_they_are_read(self, copy):
+        (copy / "model.safetensors").unlink()
+        assert "a vocabulary of its own (6 genes)" in refused(copy, UsageError, genes=["INS"])
 
     def test_the_weights_are_not_read(self, copy):
         (copy / "model.safetensors").unlink()

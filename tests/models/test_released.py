@@ -182,6 +182,13 @@ class TestFamily:
         named = "vandijklab/c2s-pythia-410m-cell-type-prediction"
         assert find_profile(folder, str(folder), named) == "C2S-Pythia-410m-cell-type-prediction"
 
+    @pytest.mark.parametrize("name", list(profiles()))
+    def test_any_of_its_names_will_do_for_a_copy_under_another_name(self, place, name):
+        folder = place("my copy", model_type=profiles()[name].architecture)
+        for alias in profiles()[name].names:
+            assert find_profile(folder, str(folder), f"vandijklab/{alias}/") == name
+            assert find_profile(folder, str(folder), alias.lower()) == name
+
     def test_a_name_that_is_none_is_answered_with_the_nearest(self, place):
         folder = place("x")
         with pytest.raises(UsageError) as error:
@@ -274,6 +281,14 @@ class TestModel:
             released.with_genes([])
         with pytest.raises(UsageError, match="a list of names"):
             released.with_genes("INS")
+
+    def test_a_local_copy_under_another_name(self, make_folder, wording, tmp_path):
+        copy = shutil.copytree(make_folder("neox"), tmp_path / "downloads-3")
+        with pytest.raises(InputError) as error:
+            load_model(copy, prompts=wording, device="cpu")
+        one_line(error, "profile=", *profiles())
+        model = load_model(copy, profile="C2S-Scale-1B", prompts=wording, device="cpu")
+        assert model.card.released.profile == "C2S-Scale-Pythia-1b-pt"
 
     def test_genes_can_be_given_when_it_is_loaded(self, make_folder, wording):
         model = load_model(make_folder("neox"), genes=["INS", "GCG"], prompts=wording, device="cpu")
@@ -423,7 +438,7 @@ class TestVerbs:
 
     def test_genes_without_symbols_are_warned_of(self, released, few):
         few.var_names = [f"ENSG{i:011d}" for i in range(few.n_vars)]
-        with pytest.warns(C2SWarning, match="40 of 40 genes of the data have no symbol"):
+        with pytest.warns(C2SWarning, match="40 of 40 genes have an Ensembl id and no symbol"):
             c2s.tl.embed(few, released, organism=HUMAN, top_k=K)
 
     def test_it_is_an_encoder_of_any_cells(self, released, few):

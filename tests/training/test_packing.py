@@ -203,3 +203,82 @@ def test_chunked_loss_is_pytorchs_own(cap, bias, held):
             torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
         hidden.grad = None
         head.zero_grad()
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama", "gemma2"])
+class TestAlike:
+    """Padded, accumulated, computed again, in half precision: the same as packed."""
+
+    def test_padded_batches_give_the_same(
+        self, architecture, gene_tokenizer, make_network, samples
+    ):
+        network = make_network(architecture, gene_tokenizer)
+        loss, _ = packed_step(network, samples)
+        expected = gradients(network)
+        network.set_attn_implementation("eager")
+        longest = max(len(s.ids) for s in samples)
+        total = 0.0
+        for start in range(0, len(samples), 5):
+            batch = samples[start : start + 5]
+            ids, labels = torch.zeros(len(batch), longest, dtype=torch.long), None
+            mask = torch.zeros_like(ids)
+            for row, s in enumerate(batch):
+                ids[row, : len(s.ids)] = torch.from_numpy(s.ids)
+                mask[row, : len(s.ids)] = 1
+            logits = network(input_ids=ids, attention_mask=mask).logits.float()
+            for row, s in enumerate(batch):
+                labels = ids[row, s.prompt_length : len(s.ids)]
+                scores = logits[row, s.prompt_length - 1 : len(s.ids) - 1]
+                part = torch.nn.functional.cross_entropy(scores, labels) / len(samples)
+                part.backward(retain_graph=True)
+                total += part.item()
+        assert total == pytest.approx(loss, abs=2e-5)
+        for name, gradient in gradients(network).items():
+            torch.testing.assert_close(gradient, expected[name], atol=2e-5, rtol=1e-3)
+
+    def test_gradient_checkpointing_gives_the_same(
+        self, architecture, gene_tokenizer, make_network, samples
+    ):
+        network = make_network(architecture, gene_tokenizer)
+        loss, each = packed_step(network, samples)
+        expected = gradients(network)
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+        network.train()
+        again, parts = packed_step(network, samples)
+        assert again == pytest.approx(loss, abs=1e-6)
+        torch.testing.assert_close(parts, each)
+        for name, gradient in gradients(network).items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5)
+
+    def test_half_precision_is_near(self, architecture, gene_tokenizer, make_network, samples):
+        network = make_network(architecture, gene_tokenizer, spread=0.05)
+        loss, each = packed_step(network, samples)
+        with torch.autocast("cpu", torch.bfloat16):
+            half, parts = packed_step(network, samples)
+        assert half == pytest.approx(loss, rel=0.01)
+        torch.testing.assert_close(parts, each, atol=0.05, rtol=0.02)
+        assert {g.dtype for g in gradients(network).values()} == {torch.float32}
+
+
+def test_the_end_of_text_is_learned(gene_tokenizer, make_stream):
+    drawn = CellStream(make_stream(8, seed=1), gene_tokenizer).at(np.arange(8))
+    batch = flatten(drawn)
+    ends = torch.cumsum(batch.lengths, 0) - 2  # the token before the last says it
+    assert batch.labels[0][ends].tolist() == [gene_tokenizer.eos_id] * 8
+
+
+def test_long_samples_need_no_square_of_memory(gene_tokenizer, make_network):
+    """A mask over 8,192 positions is 256 MB in float32, and one of all scores a head as much again."""
+    network = make_network("llama", gene_tokenizer, context=8192)
+    rng = np.random.default_rng(0)
+    sample = TokenSample(rng.integers(0, 90, 8192), 4000)
+    largest = 0
+
+    def look(tensor):
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda x: x):
+        packed_step(network, [sample])
+    assert largest < 8192 * 1024

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from c2s.analysis.cells import ModelCells, Rows, condition_texts, opened_for, target
-from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for
+from c2s.analysis.cells import (
+    ModelCells,
+    Rows,
+    asked_with,
+    condition_texts,
+    label_columns,
+    opened_for,
+    target,
+)
+from c2s.analysis.label_terms import BackOff, candidates_below, ontology_for, ontology_name
 from c2s.analysis.work import CHUNK, Columns, chunks, fill
 from c2s.cells.sentences import report_empty, unique_cell_ids
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName, open_engine
+from c2s.decoding.opening import EngineName, engine_for, engine_name
 from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
@@ -74,7 +83,8 @@ def annotate(
     key_added, confidence_key
         Columns of `obs` that get the label and its probability. A cell without any known gene gets neither.
     probabilities_key
-        Where given, `obsm` gets a table of the probabilities of all labels under this name.
+        Where given, `obsm` gets a table of the probabilities of all labels under this name. Its columns are the labels,
+        with "|" for "/", which a column of an `.h5ad` file cannot have in its name.
     top_n
         Where given, `obsm[key_added + "_top"]` gets a table of so many labels with their probabilities, the most
         probable first: columns `label_1`, `probability_1`, `label_2`, …
@@ -244,15 +254,18 @@ class Annotation:
         )  # fmt: skip
         self.parameters = {
             "labels": self.labels, "views": views, "top_k": model.card.top_k if top_k is None else top_k,
-            "layer": rows.layer, "seed": seed, "min_confidence": min_confidence,
+            "layer": rows.layer, "seed": seed, "min_confidence": min_confidence, "top_n": top_n,
+            "unknown": None if min_confidence is None else unknown,
             "temperature": None if self.temperature == 1 else self.temperature,
-            "labels_below": labels_below, "back_off": back_off or None,
+            "ontology": None if found is None else ontology_name(ontology, found, self.labels),
+            "labels_below": labels_below, "every_term": every_term or None, "back_off": back_off or None,
+            "engine": engine_name(engine), **asked_with(self._scorer.texts, genes, gene_names),
         }  # fmt: skip
-        self._further = {"organism": organism, "genes": genes, "gene_names": gene_names}
+        self._further = {"gene_names": gene_names, "keys": self.slots}
 
     def options(self) -> dict[str, Any]:
         """Return every parameter that decides what is said of a cell, by name."""
-        names: dict[str, Any] = {"top_n": self.top_n, "unknown": self.unknown, "keys": self.slots}
+        names: dict[str, Any] = {}
         if self._above is not None:
             names["terms"] = self._above.by_label()
         if self._surer is not None:
@@ -282,11 +295,15 @@ class Annotation:
             obs[self.entropy_key] = _entropy(probabilities)
         if self.probabilities_key is not None:
             obsm[self.probabilities_key] = pd.DataFrame(
-                probabilities, index=names, columns=self.labels
+                probabilities, index=names, columns=label_columns(self.labels)
             )
         if self.top_n is not None:
             obsm[self.top_key] = _top(probabilities, self.labels, self.top_n, names)
         return Columns(pd.DataFrame(obs, index=names), obsm, np.isnan(probabilities[:, 0]))
+
+    def close(self) -> None:
+        """Close the engine, unless it was given open."""
+        self._scorer.close()
 
 
 def _best(
@@ -438,7 +455,7 @@ def label_scores(
         Rows.of(adata, layer), model, labels, organism=organism, views=views, top_k=top_k, genes=genes,
         gene_names=gene_names, batch_size=batch_size, seed=seed, engine=engine,
     )  # fmt: skip
-    with progress_bar("Annotating", adata.n_obs * views) as progress:
+    with closing(scorer), progress_bar("Annotating", adata.n_obs * views) as progress:
         parts = [scorer.scores(*rows, progress) for rows in chunks(adata.n_obs, CHUNK)]
     scores = np.concatenate(parts, axis=1)
     report_empty(np.isnan(scores[0, :, 0]), adata.obs_names)
@@ -446,7 +463,7 @@ def label_scores(
 
 
 class LabelScorer:
-    """Scores labels behind the cells of any rows; parameters are those of `annotate`.
+    """Scores labels behind the cells of any rows; parameters are those of `annotate`. To be closed in the end.
 
     Raises
     ------
@@ -472,16 +489,22 @@ class LabelScorer:
         unique_cell_ids(rows.obs.index)
         model = opened_for(rows.var, model, gene_names)
         self.rows, self.model, self.views, self.seed, self.top_k = rows, model, views, seed, top_k
-        self._engine = open_engine(model, engine, batch_size)
         self._cells = ModelCells(rows.var, model, top_k=top_k, genes=genes, gene_names=gene_names)
-        self._texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
+        self.texts = condition_texts(rows, model, CELL_TYPE, {"organism": organism})
         self._answers = label_answers(model, CELL_TYPE, labels)
+        # Last: what fails before leaves nothing open.
+        self._opened = ExitStack()
+        self._engine = self._opened.enter_context(engine_for(model, engine, batch_size))
+
+    def close(self) -> None:
+        """Close the engine, unless it was given open."""
+        self._opened.close()
 
     def scores(
         self, start: int, stop: int, progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Return log p of each label behind the cells in rows `start` to `stop`; see `label_scores`."""
-        texts = {name: column[start:stop] for name, column in self._texts.items()}
+        texts = {name: column[start:stop] for name, column in self.texts.items()}
         scores = np.full((self.views, stop - start, len(self._answers)), np.nan)
         for view in range(self.views):
             cells = self._cells.rank(self.rows, start, stop, self.seed + view)
@@ -506,25 +529,34 @@ def candidates(
     Raises
     ------
     UsageError
-        There are none, or `strict` and the model never saw one.
+        There are none, two are the same for the model, or `strict` and the model never saw one.
     InputError
-        Two are the same for the model, or one is missing.
+        One is missing (NaN or None).
     """
     if labels is None:
         labels = model.known(condition)
         if not labels:
             raise UsageError("the model remembers no labels; give labels=[…]")
     if isinstance(labels, str):
-        raise UsageError("labels must be a list of texts")
+        raise UsageError("labels=[…] must be a list of texts")
     if any(pd.isna(label) for label in labels):
         raise InputError("labels: one is missing (NaN or None); leave it out")
     if len(labels) == 0:
-        raise InputError(
-            "labels must be a list of different texts, at least one; the list is empty"
-        )
+        raise UsageError("labels=[…] must be different texts, at least one; the list is empty")
     spelled = [model.spelling(condition, str(label)) for label in labels]
     if repeated := [label for label, n in Counter(spelled).items() if n > 1]:
-        raise InputError(
-            f"labels must be a list of different texts, at least one; listed more than once: {listing(repeated)}"
+        raise UsageError(
+            f"labels=[…] must be different texts, at least one; listed more than once: {listing(repeated)}"
         )
     return [model.check_condition(condition, label, strict=strict) for label in spelled]
+
+
+def as_candidate(
+    model: Model, label: str, labels: Container[str], condition: str = CELL_TYPE.target
+) -> str:
+    """Return a label that a user wrote as the candidate that it is, or as the model knows it, or as it is.
+
+    One rule for every label that is compared with candidates: case and `_`, `-` or space do not matter. A candidate
+    that the model does not know is compared letter by letter.
+    """
+    return label if label in labels else model.spelling(condition, label)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from c2s.analysis.annotate import candidates, check_model, label_scores, probabilities_of
+from c2s.analysis.annotate import (
+    as_candidate,
+    candidates,
+    check_model,
+    label_scores,
+    probabilities_of,
+)
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.metrics import expected_calibration_error
 from c2s.models.directory import Model
@@ -99,9 +105,7 @@ def _labelled(
     column = adata.obs[truth]
     spelled = {}
     for value in column.dropna().unique():
-        text = str(value)
-        # As the model knows it, where it does; one that it does not know may still be a candidate.
-        spelled[value] = text if text in number else model.spelling("cell_type", text)
+        spelled[value] = as_candidate(model, str(value), number)
     codes = np.array([number.get(spelled.get(v, ""), -1) for v in column])
     if not (codes >= 0).any():
         raise InputError(
@@ -149,4 +153,4 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         p = probabilities_of(scores, t)
         ece = expected_calibration_error(truth, p.argmax(1), np.minimum(p.max(1), 1.0))
         found |= {f"ece_{name}": ece, f"nll_{name}": nll(np.log(t))}
-    return {**found, "n_cells": float(len(truth))}
+    return {**found, "n_cells": len(truth)}

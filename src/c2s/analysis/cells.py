@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from c2s.cells.panels import select_genes
 from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.cells.readers import csr_blocks, expression
 from c2s.cells.sentences import cell_sentences
-from c2s.cells.vocabulary import ENSEMBL_ID, GeneVocabulary
+from c2s.cells.vocabulary import ADD_SYMBOLS, ENSEMBL_ID, GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.decoding.prompts import as_known, only_known
 from c2s.models.directory import Model
@@ -23,6 +23,9 @@ from c2s.tasks.base import Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+#: Parts of an AnnData that verbs write to.
+_SLOTS = ("obs", "obsm")
 
 
 def opened_for(
@@ -35,13 +38,19 @@ def opened_for(
     if not model.any_gene:
         return model
     vocabulary = GeneVocabulary.from_var(var, gene_names)
-    ids = [word for word in vocabulary.words if ENSEMBL_ID.match(word)]
-    if 2 * len(ids) > len(vocabulary):
-        warn(
-            f"{len(ids):,} of {len(vocabulary):,} genes of the data have no symbol ({listing(ids, 2)}), and the model "
-            "reads symbols; give them with gene_names"
-        )
+    if (without := _without_symbol(vocabulary.words)) is not None:
+        warn(f"{without}; {ADD_SYMBOLS}")
     return model.with_genes(vocabulary)
+
+
+def _without_symbol(words: Sequence[str]) -> str | None:
+    """Say how many genes of the data are Ensembl ids without a symbol, if most are; else return None."""
+    ids = [word for word in words if ENSEMBL_ID.match(word)]
+    if 2 * len(ids) <= len(words):
+        return None
+    return (
+        f"{len(ids):,} of {len(words):,} genes have an Ensembl id and no symbol ({listing(ids, 2)})"
+    )
 
 
 @dataclass(frozen=True)
@@ -140,22 +149,31 @@ class ModelCells:
     ) -> list[str]:
         model = self._model
         shared = np.flatnonzero(self._to_model >= 0)
+        few = len(shared) < max(1, min(self.top_k, len(model.vocabulary)))
+        without = _without_symbol(vocabulary.words) if few else None
+        if len(shared) == 0 and without is not None:
+            raise InputError(f"none of the genes is known to the model: {without}; {ADD_SYMBOLS}")
         if len(shared) == 0:
             raise InputError(
                 f"none of the {len(vocabulary):,} genes of the data ({listing(vocabulary.words, 3)}) is known to the "
                 f"model ({listing(model.vocabulary.words, 3)}); are they symbols of the same species?"
             )
-        if len(shared) < min(self.top_k, len(model.vocabulary)):
+        if few:
             warn(
                 f"only {len(shared):,} of the model's {len(model.vocabulary):,} genes are in the data, fewer than the "
                 f"{self.top_k:,} a cell that it was trained on; expect worse answers"
+                + ("" if without is None else f" ({without}; {ADD_SYMBOLS})")
             )
-        panel = [vocabulary.words[i] for i in shared]
         chosen = select_genes(var, vocabulary, genes)
-        if chosen is not None:
-            panel = [w for w, i in zip(panel, shared, strict=True) if chosen[i]]
+        if genes is None or chosen is None:
+            return [vocabulary.words[i] for i in shared]
+        panel = [vocabulary.words[i] for i in shared if chosen[i]]
         if not panel:
-            raise InputError(f"none of the genes chosen by genes={genes!r} is known to the model")
+            shown = repr(genes) if isinstance(genes, str) else listing(list(map(str, genes)), 5)
+            raise InputError(f"none of the genes chosen by genes={shown} is known to the model")
+        if not isinstance(genes, str):
+            known = self._to_model >= 0
+            warn_of_unknown(genes, vocabulary, known, "known to the model and in the data")
         return panel
 
     def rank(self, rows: Rows, start: int, stop: int, seed: int = 0) -> RankedCells:
@@ -179,6 +197,34 @@ class ModelCells:
         genes = self._to_model[cells.genes].astype(np.int32)
         return RankedCells(
             cells.indptr, genes, self._model.vocabulary, cells.values, cells.cell_ids
+        )
+
+
+def warn_of_unknown(
+    genes: Iterable[str], vocabulary: GeneVocabulary, known: np.ndarray, what: str
+) -> None:
+    """Name the genes of a panel that are left out, in one warning.
+
+    Parameters
+    ----------
+    genes
+        The panel: words, or names of columns.
+    vocabulary, known : bool array, shape (n_genes,)
+        The genes that may be meant, and which of them can be used.
+    what
+        What the others are not, for the message.
+    """
+    asked = list(dict.fromkeys(map(str, genes)))
+    columns = vocabulary.columns(asked)
+    names = {vocabulary.names[column] for column in np.flatnonzero(known)}
+    found = (columns >= 0) & known[columns]
+    left = [
+        gene for gene, there in zip(asked, found, strict=True) if not there and gene not in names
+    ]
+    if left:
+        warn(
+            f"{len(left):,} of the {len(asked):,} genes of the panel are left out, since they are not {what}: "
+            f"{listing(left, 5)}"
         )
 
 
@@ -256,6 +302,28 @@ def condition_texts(
     return texts
 
 
+def asked_with(
+    texts: Mapping[str, np.ndarray],
+    genes: Sequence[str] | str | None = None,
+    gene_names: Mapping[str, str] | str | None = None,
+) -> dict[str, Any]:
+    """Return what decided the prompts of cells, for `record`: the text of each condition, or all that there are.
+
+    A panel is a list in alphabetical order: its own order decides nothing.
+    """
+    said: dict[str, Any] = {}
+    for name, column in texts.items():
+        different = sorted({str(text) for text in column})
+        said[name] = different[0] if len(different) == 1 else different
+    if genes is not None and not isinstance(genes, str):
+        genes = sorted({str(gene) for gene in genes})
+    return {
+        **said,
+        "genes": genes,
+        "gene_names": "a table" if isinstance(gene_names, Mapping) else gene_names,
+    }
+
+
 def target(adata: AnnData, copy: bool) -> AnnData:
     """Return the object that results go into.
 
@@ -296,30 +364,53 @@ def refuse_taken(
     for number, key in enumerate(keys):
         if key in keys[:number]:
             raise UsageError(f"{slot}[{key!r}] would hold two results; give each another key")
-        if key in there and key not in _written(adata, verb):
+        if key in there and key not in _written(adata, verb, slot):
             raise UsageError(
                 f"{slot}[{key!r}] exists already and was not written by c2s; give another key"
             )
 
 
 def record(
-    adata: AnnData, verb: str, source: str, parameters: Mapping[str, Any], keys: Sequence[str]
+    adata: AnnData,
+    verb: str,
+    source: str,
+    parameters: Mapping[str, Any],
+    slots: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write to `uns["c2s"]` what was done: parameters, what did it, versions, and the keys that were written.
+    """Write to `uns["c2s"]` what was done: parameters, what did it, versions, and the keys that were written, by slot.
 
     `source` is where the model comes from, or the name of an encoder.
     """
     from c2s.models.directory import library_versions
 
+    keys = {slot: sorted({*_written(adata, verb, slot), *slots.get(slot, ())}) for slot in _SLOTS}
     entry = {
         "parameters": {k: v for k, v in parameters.items() if v is not None},
         "model": source,
         "versions": library_versions(),
-        "keys": sorted({*_written(adata, verb), *keys}),
+        "keys": {slot: written for slot, written in keys.items() if written},
     }
     # A new dictionary: the old one may be shared with another object.
     adata.uns["c2s"] = {**adata.uns.get("c2s", {}), verb: entry}
 
 
-def _written(adata: AnnData, verb: str) -> list[str]:
-    return [str(k) for k in adata.uns.get("c2s", {}).get(verb, {}).get("keys", [])]
+def _written(adata: AnnData, verb: str, slot: str) -> list[str]:
+    """Return the keys of a slot that a verb wrote; older records do not say in which slot their keys are."""
+    keys = adata.uns.get("c2s", {}).get(verb, {}).get("keys", [])
+    return [str(k) for k in (keys.get(slot, []) if isinstance(keys, Mapping) else keys)]
+
+
+def label_columns(labels: Sequence[str]) -> list[str]:
+    """Return the names that labels have as columns of a table: "|" for "/", which `.h5ad` files take for a folder.
+
+    They are as different as the labels: one that another label has already gets a further "|".
+    """
+    taken = {label for label in labels if "/" not in label}
+    columns = []
+    for label in labels:
+        column = label.replace("/", "|")
+        while "/" in label and column in taken:
+            column += "|"
+        taken.add(column)
+        columns.append(column)
+    return columns

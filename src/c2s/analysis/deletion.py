@@ -123,12 +123,12 @@ def deletion_test(
         if len(cell.values) >= 2 * n_genes
     ]
     if not cells:
-        raise InputError(
+        raise UsageError(
             f"no cell has the {2 * n_genes:,} genes that taking out {n_genes:,} and as many others needs; "
-            "give a smaller n_genes"
+            "give a smaller n_genes=…"
         )
     if left := explanation["cell"].nunique() - len(cells):
-        warn(f"{left:,} cells have fewer than {2 * n_genes:,} genes, and are left out")
+        warn(f"cells with fewer than {2 * n_genes:,} genes are left out: {left:,}")
     prompts, ranks = [], []
     for cell in cells:
         taken = [np.empty(0, np.int64), *_taken(cell, n_genes, n_random, seed)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from c2s.analysis.cells import ModelCells, Rows, condition_texts, opened_for, target
+from c2s.analysis.cells import ModelCells, Rows, asked_with, condition_texts, opened_for, target
 from c2s.analysis.work import CHUNK, Columns, fill
 from c2s.cells.sentences import unique_cell_ids
 from c2s.encoders.c2s_model import EmbeddedTokens, check_tokens, embed_ranked
@@ -49,8 +49,8 @@ def embed(
     key_added
         Name in `obsm`: float32, shape (n_cells, hidden). A cell without any known gene is NaN.
     tokens
-        What is averaged: "prompt", all tokens; or "cell", those of the cell's genes only, so that the words around
-        them count only in so far as genes behind them see them.
+        What is averaged: "prompt", all tokens; or "cell", those of the cell's genes with the spaces in front of them,
+        so that the words around them count only in so far as genes behind them see them.
 
     Raises
     ------
@@ -108,12 +108,13 @@ class Embedding:
         self.parameters = {
             "top_k": self._cells.top_k, "layer": rows.layer, "seed": seed,
             "tokens": None if tokens == "prompt" else tokens,
+            **asked_with(self._texts, genes, gene_names),
         }  # fmt: skip
-        self._further = {"organism": organism, "genes": genes, "gene_names": gene_names}
+        self._further = {"gene_names": gene_names, "keys": self.slots}
 
     def options(self) -> dict[str, Any]:
         """Return every parameter that decides where a cell lies, by name."""
-        return {**self.parameters, **self._further, "keys": self.slots}
+        return {**self.parameters, **self._further}
 
     def columns(
         self, start: int, stop: int, progress: Callable[[int], None] | None = None
@@ -132,3 +133,6 @@ class Embedding:
         )
         obs = pd.DataFrame(index=self.rows.obs.index[start:stop])
         return Columns(obs, {self.key: found}, cells.lengths == 0)
+
+    def close(self) -> None:
+        """Give back nothing: the network stays with its model."""

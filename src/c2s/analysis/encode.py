@@ -76,5 +76,5 @@ def encode(
     claim(adata, "encode", "obsm", key)
     found = encode_cells(encoder, cells.matrix, cells.vocabulary)
     adata.obsm[key] = found.points.astype(np.float32)
-    record(adata, "encode", found.encoder, {"layer": layer, "seed": seed}, [key])
+    record(adata, "encode", found.encoder, {"layer": layer, "seed": seed}, {"obsm": [key]})
     return adata if copy else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from c2s.analysis.annotate import candidates, check_model, model_temperature
+from c2s.analysis.annotate import as_candidate, candidates, check_model, model_temperature
 from c2s.analysis.cells import cells_for_model, condition_texts, opened_for
 from c2s.cells.readers import expression
 from c2s.common.errors import InputError, UsageError, listing, warn
@@ -204,7 +204,8 @@ class Question:
         found = candidates(model, labels, strict)
         if len(found) < 2:
             raise UsageError(
-                f"{found[0]!r} is the only candidate, so nothing speaks for it or against it; give at least two labels"
+                f"{found[0]!r} is the only candidate, so nothing speaks for it or against it; "
+                "give at least two labels: labels=[…]"
             )
         return cls(model, found, model_temperature(model, temperature), batch_size, top_k)
 
@@ -226,10 +227,10 @@ class Question:
         UsageError
             It is none of them.
         """
-        known = label if label in self.labels else self.model.spelling(CELL_TYPE.target, label)
+        known = as_candidate(self.model, label, self.labels)
         if known not in self.labels:
             raise UsageError(
-                f"label {label!r} is none of the candidates ({listing(self.labels)}); add it to labels"
+                f"label {label!r} is none of the candidates ({listing(self.labels)}); add it to labels=[…]"
             )
         return self.labels.index(known)
 
@@ -313,10 +314,9 @@ def _gradient(
     for row in rows:
         columns = cells.to_columns(row)
         segments = question.ask(columns, of_cell(texts, row), len(columns))
-        ids, gene = question.model.tokenizer.encode_with_genes(segments)
-        begin = question.model.begin_ids
-        prompts.append(np.concatenate([begin, ids]).astype(ids.dtype))
-        members.append(np.concatenate([np.full(len(begin), -1), gene]).astype(gene.dtype))
+        ids, gene = question.model.encode_prompt_with_genes(segments)
+        prompts.append(ids)
+        members.append(gene)
     path = None
     if steps is not None:
         moving = [gene >= 0 for gene in members]
@@ -375,12 +375,15 @@ def check_explanation(explanation: pd.DataFrame) -> None:
 def top_genes(explanation: pd.DataFrame, n: int = 10) -> pd.DataFrame:
     """Return the genes that carried each label the most, over all cells that were explained by it.
 
+    A gene that spoke against the label, or neither way, carried nothing and is not listed; so a label may have fewer
+    than `n` genes, or none.
+
     Parameters
     ----------
     explanation
         What `explain` returns, of one method.
     n
-        Genes of each label.
+        Genes of each label, at most.
 
     Returns
     -------
@@ -421,5 +424,6 @@ def top_genes(explanation: pd.DataFrame, n: int = 10) -> pd.DataFrame:
                 "cells": sums["value", "size"].to_numpy(),
             }
         )
-        parts.append(table.sort_values(["value", "gene"], ascending=[False, True]).head(n))
+        carried = table[table["value"] > 0]
+        parts.append(carried.sort_values(["value", "gene"], ascending=[False, True]).head(n))
     return pd.concat(parts, ignore_index=True)

@@ -81,9 +81,10 @@ def name_gene_set(
     Raises
     ------
     UsageError
-        The model was not trained on naming gene sets, or genes and name do not fit into its context.
+        The model was not trained on naming gene sets, genes and name do not fit into its context, or two names are the
+        same.
     InputError
-        The model knows none of the genes, or two names are the same.
+        The model knows none of the genes.
 
     Examples
     --------
@@ -116,9 +117,9 @@ def _chosen(
     import pandas as pd
 
     if isinstance(names, str) or not len(names):
-        raise UsageError("names must be a list of texts, at least one")
+        raise UsageError("names=[…] must be a list of texts, at least one")
     if len(set(names)) != len(names):
-        raise InputError("names must be different texts")
+        raise UsageError("names=[…] must be different texts")
     answers = label_answers(model, GENE_SET_NAMING, [str(name) for name in names])
     found = probabilities_of(engine.score([prompt], answers)[None], 1.0)[0]
     table = pd.Series(found, index=pd.Index(list(names), name="name"), name="probability")

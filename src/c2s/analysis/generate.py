@@ -14,10 +14,10 @@ from c2s.analysis.generation_task import choose_task, generating_tasks, writes_e
 from c2s.analysis.requests import GenerationRequest, parse_generation_request
 from c2s.analysis.write_cells import AskedCells, gene_choice, most_that_fit, write_cells
 from c2s.cells.ranked import RankedCells
-from c2s.common.errors import UsageError, listing, warn
+from c2s.common.errors import UsageError, counted, listing, warn
 from c2s.decoding.answers import GeneChoice
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName
+from c2s.decoding.opening import EngineName, engine_name
 from c2s.decoding.prompts import as_known
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
@@ -76,7 +76,7 @@ def generate(
         Cells that are written in one answer, as those of one sample. By default 1 where the task writes one cell,
         else as many as were asked for, in equal shares where they do not fit into the model's context.
     top_k
-        Genes of each cell; by default as many as the model was trained on.
+        Genes of each cell; by default as the request says, else as many as the model was trained on.
     genes
         A panel: only these genes may be written. A released checkpoint, which has no vocabulary, needs it.
     forbid
@@ -117,16 +117,16 @@ def generate(
     InputError
         The model knows none of the genes of a panel.
     """
-    request = None
+    request, given_organism = None, organism
     if prompt is not None:
         if cell_type is not None or tissue is not None or conditions:
             raise UsageError("give either a prompt or conditions, not both")
-        request = read_request(prompt, model, n, organism, strict=strict)
+        request = read_request(prompt, model, n, organism, top_k, strict=strict)
         n, organism, cell_type = request.n, request.organism, request.cell_type
-        tissue = request.tissue
+        tissue, top_k = request.tissue, request.top_k
         if request.unknown and per_sample is not None:
             raise UsageError(
-                "what is not understood is answered with single cells; leave out per_sample"
+                "what is not understood is answered with single cells; leave out per_sample=…"
             )
         if request.together and not request.unknown:
             per_sample = per_sample or n
@@ -137,13 +137,18 @@ def generate(
     if model.any_gene:
         if genes is None:
             raise UsageError(
-                "a released checkpoint takes any gene symbol; say which it may write: genes=…, as adata.var_names"
+                "a released checkpoint takes any gene symbol; say which it may write: genes=…, such as those of "
+                "your data"
             )
         model, panel = model.with_genes(genes), None
     choice = gene_choice(model, top_k, genes=panel, forbid=forbid, require=require)
     sampling = default_sampling(model, temperature=temperature, top_p=top_p, seed=seed)
     if request is not None and request.unknown:
-        asked = AskedCells(n, None, {}, request.text)
+        # Of a text that is not understood only what was given apart from it is known.
+        known = {}
+        if given_organism is not None:
+            known["organism"] = np.full(n, _organism(model, given_organism, strict), dtype=object)
+        asked = AskedCells(n, None, known, request.text)
     else:
         given = {"tissue": tissue, **conditions}
         asked = _asked(model, cell_type, given, organism, n, per_sample, choice, strict)
@@ -156,6 +161,7 @@ def generate(
     adata.uns["c2s"]["generate"]["parameters"].update(_plain({
         "task": asked.task.id if asked.task else "as it is", "n": n, "per_sample": asked.per_sample,
         "request": prompt, "understood": understood, "genes": panel, "forbid": forbid, "require": require,
+        "engine": engine_name(engine),
     }))  # fmt: skip
     return adata
 
@@ -165,6 +171,7 @@ def read_request(
     model: Model,
     n: int | None = None,
     organism: str | None = None,
+    top_k: int | None = None,
     *,
     strict: bool = False,
 ) -> GenerationRequest:
@@ -173,13 +180,17 @@ def read_request(
     Raises
     ------
     UsageError
-        The request says something else than `n` or `organism`, or it is `strict` and has unknown words.
+        The request says something else than `n`, `organism` or `top_k`, or it is `strict` and has unknown words.
     """
-    request = parse_generation_request(prompt, model).beside(n, organism)
+    request = parse_generation_request(prompt, model).beside(n, organism, top_k)
     if request.unknown:
         if strict:
             raise UsageError(request.why_unknown)
-        warn(f"{request.why_unknown}; the request goes to the model as it is")
+        genes = f" of {request.top_k:,} genes" if request.top_k else ""
+        warn(
+            f"{request.why_unknown}; the request goes to the model as it is, for "
+            f"{counted(request.n or 1, 'cell')}{genes}"
+        )
     return request
 
 
@@ -306,7 +317,7 @@ def _to_adata(
         **same, "top_k": int(cells.lengths.max(initial=0)), "temperature": sampling.temperature,
         "top_p": sampling.top_p, "seed": sampling.seed, "expression": "log10(1 + x), from ranks" if known else "none",
     })  # fmt: skip
-    record(adata, "generate", model.source, parameters, [])
+    record(adata, "generate", model.source, parameters, {})
     return adata
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +79,16 @@ def candidates_below(
             raise UsageError(message)
         warn(message)
     return labels
+
+
+def ontology_name(
+    given: Ontology | str | os.PathLike[str] | None, ontology: Ontology, labels: Sequence[str]
+) -> str:
+    """Return what records call an ontology: its file, and a hash of its terms and of what the labels are there."""
+    name = "ontology" if isinstance(given, Ontology) else Path(given or "Cell Ontology").name
+    content = {"parents": ontology.parents, "labels": [ontology.find(label) for label in labels]}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"{name}-{digest[:16]}"
 
 
 def ontology_for(

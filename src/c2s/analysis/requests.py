@@ -9,9 +9,18 @@ from c2s.common.errors import UsageError, listing, nearest
 from c2s.models.directory import Model
 
 _NUMBER_WORDS = {
-    "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
-    "nine": 9, "ten": 10, "twelve": 12, "twenty": 20, "fifty": 50, "hundred": 100,
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
+    "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "twenty": 20, "fifty": 50,
 }  # fmt: skip
+# Numbers that others multiply: two dozen, a hundred.
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000}
+# Between a number and the genes that it counts: "the 100 most highly expressed genes".
+_RANKED = frozenset("top most highest highly expressed".split())
+# Between a number of cells and the word genes: "5 lists of genes", "3 beta cells with genes".
+_CELLS = frozenset("list lists sentence sentences profile profiles cell cells of with".split())
+# "A 100 gene list" has 100 genes, "3 gene lists" are those of three cells.
+_ONE_LIST = (["list"], ["sentence"], ["profile"])
+_LISTS = (["lists"], ["sentences"], ["profiles"], ["expression"])
 _ORGANISMS = {
     **dict.fromkeys(("human", "humans"), "Homo sapiens"),
     **dict.fromkeys(("mouse", "mice", "murine"), "Mus musculus"),
@@ -20,7 +29,7 @@ _ORGANISMS = {
 _FILLERS = frozenset(
     "generate make write give me please sample simulate create produce show list gene genes lists of for from in the "
     "cell cells type types typed tissue sentence sentences expression profile profiles healthy normal and to with some "
-    "a an single new real its their is are that which".split()
+    "a an single new real its their is are that which top each per every exactly".split()
 )
 
 
@@ -38,6 +47,8 @@ class GenerationRequest:
         None where the request names none.
     together
         Whether the cells are to be those of one sample.
+    top_k
+        Genes of each cell; None where the request names no number of them.
     unknown
         Words that are none of these; where there are any, the conditions that were found are not all that was asked.
     text
@@ -51,6 +62,7 @@ class GenerationRequest:
     organism: str | None
     tissue: str | None = None
     together: bool = False
+    top_k: int | None = None
     unknown: str = ""
     text: str = field(default="", compare=False)
     why_unknown: str = field(default="", compare=False)
@@ -58,11 +70,14 @@ class GenerationRequest:
     def __str__(self) -> str:
         named = {"cell_type": self.cell_type, "tissue": self.tissue, "organism": self.organism}
         conditions = [f"{name}={value}" for name, value in named.items() if value]
+        genes = [f"top_k={self.top_k}"] if self.top_k else []
         together = ["as one sample"] if self.together else []
-        return ", ".join([f"n={self.n or 1}", *conditions, *together])
+        return ", ".join([f"n={self.n or 1}", *conditions, *genes, *together])
 
-    def beside(self, n: int | None = None, organism: str | None = None) -> GenerationRequest:
-        """Return the request with a number and an organism that were given apart from it.
+    def beside(
+        self, n: int | None = None, organism: str | None = None, top_k: int | None = None
+    ) -> GenerationRequest:
+        """Return the request with numbers and an organism that were given apart from it.
 
         Raises
         ------
@@ -75,21 +90,29 @@ class GenerationRequest:
             )
         if n is not None and self.n not in (None, n):
             raise UsageError(f"the request says {self.n} cells, the number given is {n}; give one")
-        return replace(self, n=self.n or n, organism=self.organism or organism)
+        if top_k is not None and self.top_k not in (None, top_k):
+            raise UsageError(
+                f"the request says {self.top_k} genes, and top_k={top_k} is given; give one"
+            )
+        return replace(
+            self, n=self.n or n, organism=self.organism or organism, top_k=self.top_k or top_k
+        )
 
 
 def parse_generation_request(text: str, model: Model) -> GenerationRequest:
     """Read a request for generated cells.
 
-    The first number is how many; "human" and "mouse" name the organism, and so do the names of others that the model
-    knows; of the words that are left, the longest run that is a cell type the model knows is the type, and the longest
-    that is a tissue it knows is the tissue. "One sample" or "one donor" asks for cells that are written together. Words
-    that are left then are `unknown`: leaving them out silently would answer another question.
+    A number of genes ("of 100 genes") is that of each cell, the first other number is how many cells; "human" and
+    "mouse" name the organism, and so do the names of others that the model knows; of the words that are left, the
+    longest run that is a cell type the model knows is the type, and the longest that is a tissue it knows is the
+    tissue. "One sample" or "one donor" asks for cells that are written together. Words that are left then are
+    `unknown`: leaving them out silently would answer another question.
 
     Raises
     ------
     UsageError
-        The request is empty, asks for no cells, names two organisms or counts genes.
+        The request is empty; asks for no cells, less than none, or no genes; counts genes in a way that is not
+        understood; or names two organisms, cell types or tissues.
 
     Examples
     --------
@@ -99,10 +122,9 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
     words = _words(text)
     if not words:
         raise UsageError("the request is empty; say for example: generate 7 human beta cells")
-    if re.search(r"\d\s+genes?\b", text.casefold()):
-        raise UsageError(
-            "the request counts genes; give the number of genes of a cell with --top-k"
-        )
+    if below := re.search(r"(?<!\S)[-−–](\d+)", text):
+        raise UsageError(f"the request asks for -{below[1]} cells; ask for at least 1")
+    top_k, words = _take_genes(words)
     organism, words = _take_organism(words, text)
     if organism is None:
         organism, words = _take_known(words, model.known("organism"))
@@ -112,9 +134,10 @@ def parse_generation_request(text: str, model: Model) -> GenerationRequest:
     n, words = _take_number(words)
     if n is not None and n < 1:
         raise UsageError("the request asks for no cells")
-    unknown = " ".join(w for w in words if w not in _FILLERS)
+    _refuse_two(model, words, {"cell_type": cell_type, "tissue": tissue})
+    unknown = _without_fillers(words)
     return GenerationRequest(
-        n, cell_type, organism, tissue, together, unknown, text, _why(unknown, model)
+        n, cell_type, organism, tissue, together, top_k, unknown, text, _why(unknown, model)
     )
 
 
@@ -132,9 +155,8 @@ def _why(unknown: str, model: Model) -> str:
 
 def _words(text: str) -> list[str]:
     """Return the words of a request or a label: letters, digits, + and '; thousands are joined."""
-    return re.findall(
-        r"[\w+']+", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.casefold()).replace("_", " ")
-    )
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.casefold()).replace("_", " ")
+    return re.findall(r"[\w+']+", re.sub(r"(?<=\d)-gene\b", " genes", text))
 
 
 def _take_organism(words: list[str], text: str) -> tuple[str | None, list[str]]:
@@ -157,7 +179,8 @@ def _take_known(words: list[str], known: list[str]) -> tuple[str | None, list[st
             for last in (run[-1], run[-1].removesuffix("s"), run[-1].removesuffix("es")):
                 label = forms.get((*run[:-1], last))
                 if label is not None:
-                    return label, words[:start] + words[start + length :]
+                    rest = words[:start] + words[start + length :]
+                    return label, _take_known(rest, [label])[1]  # said twice, it is one condition
     return None, words
 
 
@@ -171,11 +194,75 @@ def _take_together(words: list[str]) -> tuple[bool, list[str]]:
     return False, words
 
 
-def _take_number(words: list[str]) -> tuple[int | None, list[str]]:
-    for i, word in enumerate(words):
-        if word.isdecimal():
-            return int(word), words[:i] + words[i + 1 :]
-    for i, word in enumerate(words):
-        if word in _NUMBER_WORDS and word not in ("a", "an"):
-            return _NUMBER_WORDS[word], words[:i] + words[i + 1 :]
+def _without_fillers(words: list[str]) -> str:
+    return " ".join(word for word in words if word not in _FILLERS)
+
+
+def _refuse_two(model: Model, words: list[str], found: dict[str, str | None]) -> None:
+    """Refuse a request that would be understood but for another cell type or tissue beside the first.
+
+    One with other unknown words goes to the model as it is, both names in it.
+    """
+    for condition, first in found.items():
+        second, rest = _take_known(words, model.known(condition))
+        if first is not None and second is not None and not _without_fillers(rest):
+            raise UsageError(
+                f"the request names two of {condition}, {first} and {second}; ask for one at a time"
+            )
+
+
+def _take_genes(words: list[str]) -> tuple[int | None, list[str]]:
+    """Return how many genes each cell is to have ("of 100 genes", "a 100 gene list"), and the words without that.
+
+    Raises
+    ------
+    UsageError
+        It is below 1, there are two such numbers, or they are genes of a kind that is not understood.
+    """
+    for start in range(len(words)):
+        number, length = _number_at(words, start)
+        if number is None:
+            continue
+        behind = words[start + length : start + length + 4]
+        place = next((i for i, word in enumerate(behind) if word in ("gene", "genes")), None)
+        if place is None or _CELLS.intersection(behind[:place]):
+            continue
+        single, after = behind[place] == "gene", words[start + length + place + 1 :][:1]
+        if single and (number == 1 or after in _LISTS):
+            continue
+        if not _RANKED.issuperset(behind[:place]) or (single and after not in _ONE_LIST):
+            asked = " ".join([*words[start : start + length], *behind[: place + 1]])
+            raise UsageError(
+                f"the request counts genes ({asked!r}); say how many each cell has, as '{number} genes'"
+            )
+        if number < 1:
+            raise UsageError("the request asks for cells without genes; ask for at least 1 gene")
+        rest = [*words[:start], *words[start + length + place + 1 :]]
+        if _take_genes(rest)[0] is not None:
+            raise UsageError("the request names two numbers of genes; give one")
+        return number, rest
     return None, words
+
+
+def _take_number(words: list[str]) -> tuple[int | None, list[str]]:
+    """Return the first number that is in digits, else the first in words, and the words without it."""
+    starts = [start for start in range(len(words)) if _number_at(words, start)[1]]
+    if not starts:
+        return None, words
+    start = next((start for start in starts if words[start].isdecimal()), starts[0])
+    number, length = _number_at(words, start)
+    return number, [*words[:start], *words[start + length :]]
+
+
+def _number_at(words: list[str], start: int) -> tuple[int | None, int]:
+    """Return the number that begins at a word and how many words it takes; None and 0 where none does."""
+    if words[start : start + 3] == ["half", "a", "dozen"]:
+        return 6, 3
+    word, then = words[start], words[start + 1 : start + 2]
+    scale = _SCALES.get(then[0]) if then else None
+    number = int(word) if word.isdecimal() else _NUMBER_WORDS.get(word)
+    if number is None and word in ("a", "an") and scale is not None:
+        number = 1
+    if number is not None:
+        return (number, 1) if scale is None else (number * scale, 2)
+    return (_SCALES[word], 1) if word in _SCALES else (None, 0)

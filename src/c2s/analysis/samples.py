@@ -17,7 +17,16 @@ import numpy as np
 import pandas as pd
 
 from c2s.analysis.annotate import candidates, probabilities_of
-from c2s.analysis.cells import cells_for_model, claim, condition_texts, opened_for, record, target
+from c2s.analysis.cells import (
+    asked_with,
+    cells_for_model,
+    claim,
+    condition_texts,
+    label_columns,
+    opened_for,
+    record,
+    target,
+)
 from c2s.cells.ranked import RankedCells
 from c2s.cells.readers import expression
 from c2s.common.errors import InputError, UsageError, listing, warn
@@ -88,7 +97,7 @@ def annotate_samples(
     sample_key
         Column of `obs` for the number of a cell's sample, −1 for a cell in none.
     probabilities_key
-        Where given, `obsm` gets a table of the probabilities of all labels.
+        Where given, `obsm` gets a table of the probabilities of all labels, with columns as in `annotate`.
     organism
         By default `obs["organism"]`, or the only one that the model knows. Cells of a sample agree in it.
     top_k, genes, layer, gene_names
@@ -153,14 +162,15 @@ def annotate_samples(
     adata.obs[sample_key] = number
     if probabilities_key is not None:
         adata.obsm[probabilities_key] = pd.DataFrame(
-            probabilities, index=adata.obs_names, columns=labels
+            probabilities, index=adata.obs_names, columns=label_columns(labels)
         )
     parameters: dict[str, Any] = {
         "what": what, "labels": labels, "cells_per_sample": cells_per_sample, "layer": layer, "seed": seed,
         "groupby": [groupby] if isinstance(groupby, str) else groupby and list(groupby),
         "top_k": model.card.top_k if top_k is None else top_k,
+        **asked_with(texts, genes, gene_names),
     }  # fmt: skip
-    record(adata, "annotate_samples", model.source, parameters, slots["obs"] + slots["obsm"])
+    record(adata, "annotate_samples", model.source, parameters, slots)
     return adata if copy else None
 
 
@@ -364,6 +374,6 @@ def _most_that_fit(encoded: Callable[[int], np.ndarray], most: int, room: int) -
         low, high = (middle, high) if len(encoded(middle)) <= room else (low, middle)
     if low == 0:
         raise UsageError(
-            "a sample does not fit into the model's context even with one gene a cell; use fewer cells_per_sample"
+            "a sample does not fit into the model's context even with one gene a cell; use a smaller cells_per_sample=…"
         )
     return low

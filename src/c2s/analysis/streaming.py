@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,7 +166,7 @@ def stream(
     source, out, chunk_size
         As in `annotate_file`.
     make
-        Makes the work, given the rows of the file.
+        Makes the work, given the rows of the file; it is closed when all cells are done.
     layer
         None for `X`, "raw" for `raw`, or the name of a layer.
     """
@@ -174,12 +174,14 @@ def stream(
     if out.suffix != ".h5ad":
         raise UsageError(f"{out}: must end in .h5ad")
     if not out.parent.is_dir():
-        raise InputError(f"{out}: the folder {out.parent} does not exist")
+        raise UsageError(f"{out}: the folder {out.parent} does not exist")
     before = _identity(source)
     adata, obsm_keys = read_tables(source, layer)
     folder = out.with_name(out.name + ".parts")
-    with _rows(source, adata, layer, folder, before) as rows:
-        work = make(rows)
+    with (
+        _rows(source, adata, layer, folder, before) as rows,
+        closing(make(rows)) as work,
+    ):
         for slot, there in (("obs", adata.obs.columns), ("obsm", obsm_keys)):
             refuse_taken(adata, work.verb, slot, work.slots[slot], there)
         parts = _Parts(folder, _stamp(work, before, chunk_size))
@@ -315,12 +317,21 @@ class _Parts:
             for name in ("obs", "obsm", "empty"):
                 ad.io.write_elem(file, name, getattr(columns, name))
 
-    def read(self, start: int, name: str) -> Any:
-        """Return `obs`, `empty`, or `obsm/KEY` of a chunk."""
-        import anndata as ad
+    @contextmanager
+    def opened(self, start: int) -> Iterator[h5py.File]:
+        """Open the file of a finished chunk: `obs`, `empty`, and `obsm/KEY`, as anndata stores them."""
         import h5py
 
-        with reading(self._path(start)), h5py.File(self._path(start), "r") as file:
+        with reading(self._path(start)):
+            file = h5py.File(self._path(start), "r")
+        with file:
+            yield file
+
+    def read(self, start: int, name: str) -> Any:
+        """Return `obs` or `empty` of a chunk."""
+        import anndata as ad
+
+        with reading(self._path(start)), self.opened(start) as file:
             return ad.io.read_elem(file[name])
 
     def empty(self, start: int) -> np.ndarray:
@@ -371,24 +382,45 @@ def _write(
                 if slot not in file:
                     ad.io.write_elem(file, slot, {})
             ad.io.write_elem(file["uns"], "c2s", adata.uns["c2s"])
-            return {key: _write_obsm(file, key, parts, starts) for key in work.slots["obsm"]}
+            return {
+                key: _write_obsm(file, key, parts, starts, adata.n_obs)
+                for key in work.slots["obsm"]
+            }
 
 
-def _write_obsm(file: h5py.File, key: str, parts: _Parts, starts: list[int]) -> int:
-    """Write an array chunk after chunk, so that it is never held as a whole, a table at once; return its width."""
-    import anndata as ad
-
-    first = parts.read(starts[0], f"obsm/{key}")
-    if isinstance(first, pd.DataFrame):
-        rest = (parts.read(start, f"obsm/{key}") for start in starts[1:])
-        ad.io.write_elem(file["obsm"], key, pd.concat([first, *rest]))
-        return first.shape[1]
-    n_cells = sum(len(parts.empty(start)) for start in starts)
-    if key in file["obsm"]:
-        del file["obsm"][key]
-    array = file["obsm"].create_dataset(key, (n_cells, *first.shape[1:]), first.dtype)
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+def _write_obsm(file: h5py.File, key: str, parts: _Parts, starts: list[int], n_cells: int) -> int:
+    """Write an array or a table chunk after chunk, so that it is never held as a whole; return its width."""
+    obsm = file["obsm"]
+    if key in obsm:
+        del obsm[key]
     for start in starts:
-        piece = parts.read(start, f"obsm/{key}")
-        array[start : start + len(piece)] = piece
-    return int(first.shape[1])
+        with parts.opened(start) as part:
+            _put_rows(obsm, key, part[f"obsm/{key}"], start, n_cells)
+    written = obsm[key]
+    return (
+        len(written.attrs["column-order"]) if "column-order" in written.attrs else written.shape[1]
+    )
+
+
+def _put_rows(
+    group: h5py.Group, name: str, piece: h5py.Group | h5py.Dataset, start: int, n_cells: int
+) -> None:
+    """Copy rows of an element as anndata stores it, an array or a group of arrays with an entry a row, to their place.
+
+    Categories are no rows: they are the same in every chunk, since the labels are.
+    """
+    import h5py
+
+    if name == "categories" and group.attrs.get("encoding-type") == "categorical":
+        if name not in group:
+            group.copy(piece, group, name)
+    elif isinstance(piece, h5py.Group):
+        inside = group.require_group(name)
+        inside.attrs.update(piece.attrs)
+        for each in piece:
+            _put_rows(inside, each, piece[each], start, n_cells)
+    else:
+        if name not in group:
+            group.create_dataset(name, (n_cells, *piece.shape[1:]), piece.dtype)
+            group[name].attrs.update(piece.attrs)
+        group[name][start : start + len(piece)] = piece[()]

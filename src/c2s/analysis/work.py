@@ -7,6 +7,7 @@ any size; both go through the cells in the same chunks, so that they give the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,6 +79,9 @@ class Work(Protocol):
     ) -> Columns:
         """Return what it says of the cells in rows `start` to `stop`, the last not included."""
 
+    def close(self) -> None:
+        """Give back what it opened for the work."""
+
 
 def chunks(n_cells: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of rows that follow each other.
@@ -98,7 +102,7 @@ def chunks(n_cells: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def fill(adata: AnnData, work: Work, chunk_size: int) -> None:
-    """Do work on the cells of an AnnData, in memory or backed, and write what it says into the object.
+    """Do work on the cells of an AnnData, in memory or backed, write what it says into the object, and close the work.
 
     Raises
     ------
@@ -107,10 +111,11 @@ def fill(adata: AnnData, work: Work, chunk_size: int) -> None:
     InputError
         The matrix cannot be ranked, or no cell has a gene that the model knows.
     """
-    for slot, keys in work.slots.items():
-        claim(adata, work.verb, slot, *keys)
-    with progress_bar(work.title, adata.n_obs * work.passes) as progress:
-        parts = [work.columns(*rows, progress) for rows in chunks(adata.n_obs, chunk_size)]
+    with closing(work):
+        for slot, keys in work.slots.items():
+            claim(adata, work.verb, slot, *keys)
+        with progress_bar(work.title, adata.n_obs * work.passes) as progress:
+            parts = [work.columns(*rows, progress) for rows in chunks(adata.n_obs, chunk_size)]
     report_empty(np.concatenate([part.empty for part in parts]), adata.obs_names)
     obs = pd.concat([part.obs for part in parts])
     for key in work.slots["obs"]:
@@ -130,8 +135,7 @@ def joined(pieces: list[np.ndarray | pd.DataFrame]) -> np.ndarray | pd.DataFrame
 
 def record_work(adata: AnnData, work: Work) -> None:
     """Write to `uns["c2s"]` what was done."""
-    keys = [key for slot in work.slots.values() for key in slot]
-    record(adata, work.verb, work.model.source, work.parameters, keys)
+    record(adata, work.verb, work.model.source, work.parameters, work.slots)
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from c2s.analysis.cells import warn_of_unknown
 from c2s.analysis.generation_task import in_words
 from c2s.cells.ranked import RankedCells
 from c2s.common.errors import UsageError, listing, nearest, warn
@@ -17,7 +18,7 @@ from c2s.constraints.samples import CellSampleState
 from c2s.constraints.trie import GeneSentenceState
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import Engine
-from c2s.decoding.opening import EngineName, open_engine
+from c2s.decoding.opening import EngineName, engine_for
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
@@ -70,6 +71,8 @@ def gene_choice(
 ) -> GeneChoice:
     """Return what each cell may be made of; the parameters are those of `generate`.
 
+    Warns of genes of a panel that the model does not know.
+
     Raises
     ------
     UsageError
@@ -80,7 +83,10 @@ def gene_choice(
     if isinstance(genes, str):
         raise UsageError("genes must be a list of names")
     vocabulary = model.vocabulary
-    may = np.ones(len(vocabulary), bool) if genes is None else vocabulary.mask(list(genes))
+    every = np.ones(len(vocabulary), bool)
+    may = every.copy() if genes is None else vocabulary.mask(list(genes))
+    if genes is not None:
+        warn_of_unknown(genes, vocabulary, every, "known to the model")
     without, needed = _names(forbid), _names(require)
     forbidden, required = vocabulary.columns(without), vocabulary.columns(needed)
     unknown = [gene for gene, column in zip(without, forbidden, strict=True) if column < 0]
@@ -128,8 +134,10 @@ def write_cells(
     prompts = _prompts(model, asked, choice.n_genes, sampling.seed)
     sizes = asked.sizes
     cells: list[list[np.ndarray]] = [[] for _ in prompts]
-    opened = open_engine(model, engine, batch_size)
-    with progress_bar("Generating", len(prompts)) as progress:
+    with (
+        engine_for(model, engine, batch_size) as opened,
+        progress_bar("Generating", len(prompts)) as progress,
+    ):
         for order, size in enumerate(sorted({int(s) for s in sizes}, reverse=True)):
             rows = np.flatnonzero(sizes == size)
             begin, constraint = answer_constraint(model, _texts_around(model, asked, size), choice)

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from c2s.cells.checks import MatrixKind, Scan, entries, scan
 from c2s.cells.preprocess import PreprocessConfig, gene_symbols
 from c2s.cells.readers import expression, read
-from c2s.cells.vocabulary import ENSEMBL_ID, SYMBOL_COLUMNS
+from c2s.cells.vocabulary import ADD_SYMBOLS, ENSEMBL_ID, SYMBOL_COLUMNS
 from c2s.common.errors import InputError, listing
 
 #: A column of `obs` with as many different values as this may be a label.
@@ -452,7 +452,7 @@ def _gene_problems(genes: GeneIds, var: pd.DataFrame) -> Iterator[Problem]:
     if ids:
         yield Problem(
             f"{ids:,} of {len(var):,} genes have an Ensembl id and no symbol",
-            f"add symbols as var[{SYMBOL_COLUMNS[0]!r}]; a model knows genes by their symbols",
+            ADD_SYMBOLS,
         )
     spaced = [s for s in map(str, symbols) if not s or any(c.isspace() for c in s)]
     if spaced:

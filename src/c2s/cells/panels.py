@@ -58,7 +58,8 @@ def select_genes(
         columns = [str(c) for c in var.columns if var[c].dtype == bool]
         raise UsageError(
             f"genes={genes!r} is neither a rule ({listing(list(GENE_RULES))}) nor a boolean column of var "
-            f"({listing(columns) or 'there is none'}); for a panel give a list of names"
+            f"({listing(columns) or 'there is none'}); for a panel give a list of names "
+            "(on the command line a file of them)"
         )
     if not selected.any():
         raise InputError(f"genes={genes!r} selects none of the {len(vocabulary):,} genes")

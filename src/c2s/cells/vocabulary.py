@@ -24,6 +24,9 @@ ENSEMBL_ID = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})(\.\d+)?(_PAR_Y)?\Z", re.IGNORE
 #: Columns of `var` that hold symbols beside ids, in the order in which they are believed.
 SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
 
+#: What to do about genes that have an id and no symbol.
+ADD_SYMBOLS = f"add symbols as var[{SYMBOL_COLUMNS[0]!r}]; a model knows genes by their symbols"
+
 
 class GeneVocabulary:
     """A one-to-one map between matrix columns and the words of a cell sentence.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,7 +33,7 @@ from c2s.cli.options import (
     genes_option,
     open_model,
 )
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,6 +203,8 @@ def annotate(
 
     For the types of single cells an .h5ad file may be of any size: a run that is broken off goes on where it stopped.
     """
+    from c2s.analysis.annotate import as_candidate
+
     check_out(out, ".h5ad")
     if labels and labels_file is not None:
         raise UsageError("give either --label or --labels, not both")
@@ -224,10 +226,10 @@ def annotate(
             from c2s.analysis.annotate import Annotation
 
             _check_truth(source, rows.obs, truth)
-            asked = open_model(model, device, dtype, device_map, quantize, profile, prompts, engine)
             made.append(
                 Annotation(
-                    rows, asked, wanted, key_added=column, confidence_key=sure, top_n=top_n,
+                    rows, open_model(model, device, dtype, device_map, quantize, profile, prompts, engine),
+                    wanted, key_added=column, confidence_key=sure, top_n=top_n,
                     entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
                     ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off,
                     engine=engine, **shared,
@@ -237,6 +239,7 @@ def annotate(
 
         done = work_on_file(source, out, make, layer=layer, chunk_size=chunk_size)
         obs, candidates, before = done.obs, made[-1].labels, resumed(done)
+        asked = made[-1].model
     else:
         alone = {
             "--views": views > 1, "--top-n": top_n, "--entropy-key": entropy_key, "--back-off": back_off,
@@ -252,14 +255,18 @@ def annotate(
 
         adata = read(source)
         _check_truth(source, adata.obs, truth)
+        asked = open_model(model, device, dtype, device_map, quantize, profile, prompts)
         annotate_samples(
-            adata, open_model(model, device, dtype, device_map, quantize, profile, prompts), what, wanted,
-            groupby=group_by or None, key_added=column, confidence_key=sure,
+            adata, asked, what, wanted, groupby=group_by or None, key_added=column, confidence_key=sure,
             cells_per_sample=cells_per_sample or 5, layer=layer, **shared,
         )  # fmt: skip
         write_h5ad(adata, out)
         obs, candidates = adata.obs, adata.uns["c2s"]["annotate_samples"]["parameters"]["labels"]
-    _report(obs, column, sure, truth, candidates, out, before, as_json)
+    condition = "tissue" if what == "tissue" else "cell_type"
+    _report(
+        obs, column, sure, truth, candidates, lambda text: as_candidate(asked, text, candidates, condition),
+        out, before, as_json,
+    )  # fmt: skip
 
 
 def _check_truth(source: Path, obs: pd.DataFrame, truth: str | None) -> None:
@@ -274,6 +281,7 @@ def _report(
     confidence_key: str,
     truth: str | None,
     labels: Sequence[str],
+    spelled: Callable[[str], str],
     out: Path,
     before: str,
     as_json: bool,
@@ -281,10 +289,10 @@ def _report(
     """Say how many cells got each answer, and how well the answers agree with the truth where there is one."""
     counts = {str(k): int(v) for k, v in obs[key].value_counts().items() if v}
     facts: dict[str, Any] = {"cells": len(obs), "labels": counts, "out": str(out)}
-    text = f"{len(obs):,} cells{before} in {out}: "
+    text = f"{counted(len(obs), 'cell')}{before} in {out}: "
     text += ", ".join(f"{k} {v:,}" for k, v in counts.items())
     if truth is not None:
-        found, said = agreement(obs[truth], obs[key], obs[confidence_key], labels)
+        found, said = agreement(obs[truth], obs[key], obs[confidence_key], labels, spelled)
         facts |= found
         text += f"\n{said}"
     say(as_json, facts, text)

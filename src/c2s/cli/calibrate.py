@@ -25,7 +25,7 @@ from c2s.cli.options import (
     genes_option,
     open_model,
 )
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, counted
 
 
 def calibrate(
@@ -86,7 +86,7 @@ def calibrate(
         asked.save(out)
     place = str(out) if out is not None else asked.source
     text = (
-        f"temperature {found['temperature']:.3g}, from {found['n_cells']:,.0f} cells: expected calibration error"
-        f" {found['ece_before']:.3f} before, {found['ece_after']:.3f} after\nkept in {place}"
+        f"temperature {found['temperature']:.3g}, from {counted(int(found['n_cells']), 'cell')}: expected calibration"
+        f" error {found['ece_before']:.3f} before, {found['ece_after']:.3f} after\nkept in {place}"
     )
     say(as_json, {**found, "out": place}, text)

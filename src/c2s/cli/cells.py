@@ -23,7 +23,7 @@ from c2s.cli.options import (
     genes_option,
     open_model,
 )
-from c2s.common.errors import InputError
+from c2s.common.errors import InputError, counted
 
 
 def inspect(
@@ -94,13 +94,21 @@ def sentences(
                 ),
                 path,
             )
-        say(as_json, {"cells": len(cells), "out": str(out)}, f"{len(cells):,} sentences in {out}")
+        say(
+            as_json,
+            {"cells": len(cells), "out": str(out)},
+            f"{counted(len(cells), 'sentence')} in {out}",
+        )
     elif out is not None:
         from c2s.common.files import atomic_file
 
         with atomic_file(out) as path, path.open("w", encoding="utf-8") as handle:
             handle.writelines(f"{text}\n" for text in texts.to_pylist())
-        say(as_json, {"cells": len(cells), "out": str(out)}, f"{len(cells):,} sentences in {out}")
+        say(
+            as_json,
+            {"cells": len(cells), "out": str(out)},
+            f"{counted(len(cells), 'sentence')} in {out}",
+        )
     elif as_json:
         print(
             json.dumps(
@@ -174,7 +182,7 @@ def expression(
     say(
         as_json,
         {"cells": adata.n_obs, "invalid_words": invalid, "out": str(out)},
-        f"{adata.n_obs:,} cells in {out}; {invalid:,} words were no genes",
+        f"{counted(adata.n_obs, 'cell')} in {out}; {invalid:,} words were no genes",
     )
 
 

@@ -29,7 +29,7 @@ from c2s.cli.options import (
     genes_option,
     open_model,
 )
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from c2s.encoders.c2s_model import EmbeddedTokens
@@ -114,7 +114,11 @@ def embed(
         write_h5ad(adata, out)
         name, width = adata.uns["c2s"]["encode"]["model"], adata.obsm[key].shape[1]
         facts = {"cells": adata.n_obs, "dimensions": width, "encoder": name, "out": str(out)}
-        say(as_json, facts, f"{adata.n_obs:,} cells × {width} in obsm[{key!r}] of {out}, by {name}")
+        say(
+            as_json,
+            facts,
+            f"{counted(adata.n_obs, 'cell')} × {width} in obsm[{key!r}] of {out}, by {name}",
+        )
         return
     work_key = key or "X_c2s"
     done = work_on_file(
@@ -132,5 +136,5 @@ def embed(
     say(
         as_json,
         {"cells": len(done.obs), "dimensions": width, "out": str(out)},
-        f"{len(done.obs):,} cells{resumed(done)} × {width} in obsm[{work_key!r}] of {out}",
+        f"{counted(len(done.obs), 'cell')}{resumed(done)} × {width} in obsm[{work_key!r}] of {out}",
     )

@@ -28,7 +28,7 @@ from c2s.cli.options import (
     genes_option,
     open_model,
 )
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    candidates: Annotated[
+    labels: Annotated[
         list[str] | None,
         typer.Option(
             "--candidate",
@@ -76,7 +76,7 @@ def explain(
     top_n: Annotated[
         int, typer.Option("--top-n", help="Genes of each label that are printed.", min=1)
     ] = 10,
-    deletion: Annotated[
+    n_genes: Annotated[
         int | None,
         typer.Option(
             "--deletion-test",
@@ -104,7 +104,7 @@ def explain(
     from c2s.analysis.explain import top_genes
     from c2s.cells.readers import read
 
-    check_out(out, ".parquet" if out.suffix == ".parquet" else ".csv")
+    check_out(out, ".csv", ".parquet")
     if label is not None and label_key is not None:
         raise UsageError("--label is one label for all cells; give either it or --label-key")
     adata = read(source)
@@ -118,14 +118,14 @@ def explain(
         asked = adata.obs[label_key].astype(str).tolist()
     opened = open_model(model, device, dtype, profile=profile, prompts=prompts)
     shared: dict[str, Any] = {
-        "labels": candidates or None, "organism": organism, "layer": layer, "top_k": top_k,
+        "labels": labels or None, "organism": organism, "layer": layer, "top_k": top_k,
         "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     table = run(
         adata, opened, asked, method=method, n_cells=n_cells, genes=genes_option(genes), **shared  # type: ignore[arg-type]
     )  # fmt: skip
     _write(table, out)
-    test = None if deletion is None else deletion_test(adata, opened, table, n_genes=deletion, **shared)  # fmt: skip
+    test = None if n_genes is None else deletion_test(adata, opened, table, n_genes=n_genes, **shared)  # fmt: skip
     _report(table, top_genes(table, top_n), test, out, as_json)
 
 
@@ -146,24 +146,26 @@ def _report(
     """Print the genes of each label, and what taking them out did."""
     n_cells, method = int(table["cell"].nunique()), str(table["method"].iloc[0])
     facts: dict[str, Any] = {"cells": n_cells, "method": method, "out": str(out)}
-    lines = [f"{n_cells:,} cells, {len(table):,} genes of cells in {out} ({method}, nats)"]
+    lines = [f"{counted(n_cells, 'cell')}, {len(table):,} genes of cells in {out} ({method}, nats)"]
     of_label = table.groupby("label")["cell"].nunique()
     facts["labels"] = {}
-    for label, part in top.groupby("label"):
+    for label, n_explained in of_label.items():
+        part = top[top["label"] == label]
         pairs = list(zip(part["gene"], part["value"], strict=True))
         facts["labels"][str(label)] = {
-            "cells": int(of_label[label]),
+            "cells": int(n_explained),
             "genes": {str(gene): float(value) for gene, value in pairs},
         }
         genes = ", ".join(f"{gene} {value:+.3g}" for gene, value in pairs)
-        lines.append(f"{label} ({of_label[label]:,} cells): {genes}")
+        said = genes or "no gene carried it"
+        lines.append(f"{label} ({counted(int(n_explained), 'cell')}): {said}")
     if test is not None:
         line = {str(k): v for k, v in test.summary.loc["probability"].to_dict().items()}
         known = {name: None if isnan(value) else value for name, value in line.items()}
         facts["deletion_test"] = {"genes": test.n_genes, **known}
         interval = "" if isnan(line["low"]) else f" ({line['low']:.3f} to {line['high']:.3f})"
         lines.append(
-            f"probability of the label {line['all_genes']:.3f}; without its top {test.n_genes:,} genes "
+            f"probability of the label {line['all_genes']:.3f}; without its top {counted(test.n_genes, 'gene')} "
             f"{line['without_named']:.3f}, without others of the same ranks {line['without_random']:.3f}: "
             f"difference {line['difference']:.3f}{interval}"
         )

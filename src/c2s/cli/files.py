@@ -32,10 +32,10 @@ def text_lines(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def check_out(path: Path, suffix: str) -> None:
-    """Refuse, before the work starts, a place that cannot be written."""
-    if path.suffix != suffix:
-        raise UsageError(f"--out {path}: must end in {suffix}")
+def check_out(path: Path, *suffixes: str) -> None:
+    """Refuse, before the work starts, a place that cannot be written, or whose name ends in none of the suffixes."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"--out {path}: must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: the folder {path.parent} does not exist")
 

@@ -31,7 +31,7 @@ from c2s.cli.options import (
     gene_names,
     open_model,
 )
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, counted
 
 
 def generate(
@@ -155,8 +155,9 @@ def generate(
     if out is not None:
         check_out(out, ".h5ad")
     loaded = open_model(model, device, dtype, device_map, quantize, profile, prompts, engine)
+    request = None
     if prompt is not None:
-        request = parse_generation_request(prompt, loaded).beside(n, organism)
+        request = parse_generation_request(prompt, loaded).beside(n, organism, top_k)
         if not request.unknown:
             print(f"understood as: {request}", file=sys.stderr)
     start = default_sampling(loaded, temperature=temperature).temperature
@@ -169,10 +170,15 @@ def generate(
     )  # fmt: skip
     if out is not None:
         write_h5ad(adata, out)
-        say(as_json, {"cells": adata.n_obs, "out": str(out)}, f"{adata.n_obs:,} cells in {out}")
+        say(
+            as_json,
+            {"cells": adata.n_obs, "out": str(out)},
+            f"{counted(adata.n_obs, 'cell')} in {out}",
+        )
         return
     shown = [c for c in ("sample", "cell_type", "tissue") if c in adata.obs]
-    shown = shown or ["organism" if "organism" in adata.obs else "prompt"]
+    as_it_is = request is not None and bool(request.unknown)
+    shown = shown or ["organism" if "organism" in adata.obs and not as_it_is else "prompt"]
     cells = adata.obs[[*shown, "cell_sentence"]].astype(str)
     if as_json:
         print(json.dumps(cells.to_dict("records")))

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from c2s.cli.files import say, text_lines
-from c2s.cli.options import AsJson, Debug, Device, Dtype, ModelName, Seed, open_model
+from c2s.cli.options import AsJson, Debug, Device, Dtype, ModelName, Seed, is_file, open_model
+from c2s.common.errors import C2SError, UsageError, warn
 
 app = typer.Typer(help="Name gene sets, and list the genes of one.", no_args_is_help=True)
 
@@ -25,7 +26,7 @@ def name(
     genes: Annotated[
         list[str],
         typer.Argument(
-            help="Symbols; or a file, .gmt with several sets or one gene a line.",
+            help="Symbols, apart or as A,B,C; or a file, .gmt with several sets or one gene a line.",
             show_default=False,
         ),
     ],
@@ -55,16 +56,25 @@ def name(
     choice = None if names is None else text_lines(names)
     asked = open_model(model, device, dtype)
     facts: list[dict[str, Any]] = []
+    failed: list[tuple[str, C2SError]] = []
     for title, symbols in sets:
-        found = name_gene_set(
-            symbols, asked, choice, max_tokens=max_tokens, temperature=temperature, seed=seed
-        )
+        try:
+            found = name_gene_set(
+                symbols, asked, choice, max_tokens=max_tokens, temperature=temperature, seed=seed
+            )
+        except C2SError as error:
+            failed.append((title, error))
+            continue
         fact: dict[str, Any] = {
             "set": title, "name": found.name, "probability": found.probability, "ended": found.ended,
         }  # fmt: skip
         if found.probabilities is not None:
             fact["probabilities"] = found.probabilities.to_dict()
         facts.append(fact)
+    if not facts:
+        raise failed[0][1]
+    for title, reason in failed:
+        warn(f"{title}: {reason}; the set is left out")
     lines = [
         (f"{fact['set']}\t" if fact["set"] else "") + f"{fact['name']}\t{fact['probability']:.3g}"
         for fact in facts
@@ -113,9 +123,17 @@ def _sets(genes: list[str]) -> list[tuple[str, list[str]]]:
     """Return the gene sets that the arguments are, each behind its title; one that has none has an empty one."""
     from c2s.knowledge.gene_sets import read_gmt
 
-    path = Path(genes[0])
-    if len(genes) > 1 or not (path.suffix or path.exists()):
-        return [("", genes)]
-    if path.suffix == ".gmt":
-        return [(gene_set.title, list(gene_set.genes)) for gene_set in read_gmt(path)]
-    return [("", text_lines(path))]
+    if len(genes) == 1 and _names_a_file(genes[0]):
+        path = Path(genes[0])
+        if path.suffix == ".gmt":
+            return [(each.title, list(each.genes)) for each in read_gmt(path, skip_bad=True)]
+        return [("", text_lines(path))]
+    symbols = [symbol for word in genes for symbol in word.split(",") if symbol.strip()]
+    if not symbols:
+        raise UsageError("no gene is named; give symbols, apart or as A,B,C, or a file")
+    return [("", symbols)]
+
+
+def _names_a_file(word: str) -> bool:
+    """Return whether a word is a file, or looks like one rather than like genes."""
+    return is_file(word) or ("," not in word and bool(Path(word).suffix))

@@ -112,7 +112,7 @@ def main() -> None:
         if isinstance(code, int) and code:
             _fail("stopped", code, debug) if code == 130 else sys.exit(code)
     except C2SError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail(_worded(str(error)), error.exit_code, debug)
     except KeyboardInterrupt:
         _fail("stopped", 130, debug)
     except typer.Exit as stop:
@@ -129,6 +129,13 @@ def main() -> None:
         raise
     except Exception as error:
         _click_error(error, debug)
+
+
+def _worded(message: str) -> str:
+    """Return a message of the library in the words of the command that is being run."""
+    from c2s.cli.wording import as_options, options_of
+
+    return as_options(message, options_of(typer.main.get_command(app), sys.argv[1:]))
 
 
 def _click_error(error: Exception, debug: bool) -> None:
@@ -152,7 +159,7 @@ def _fail(message: str, code: int, debug: bool) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, C2SWarning):
-        print(f"c2s: warning: {message}", file=sys.stderr)
+        print(f"c2s: warning: {_worded(str(message))}", file=sys.stderr)
     else:
         print(f"{category.__name__}: {message}", file=sys.stderr)
 

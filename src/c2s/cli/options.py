@@ -163,7 +163,7 @@ def gene_names(path: Path) -> list[str]:
 
 def genes_option(value: str | None) -> list[str] | str | None:
     """Return `--genes` as the library takes it: a file of names becomes a list."""
-    if value is None or not _is_file(value):
+    if value is None or not is_file(value):
         return value
     return text_lines(Path(value))
 
@@ -172,12 +172,13 @@ def gene_list(value: str | None) -> list[str] | None:
     """Return genes that are given as a file with one a line, or as `A,B,C`."""
     if value is None:
         return None
-    if _is_file(value):
+    if is_file(value):
         return text_lines(Path(value))
     return [gene.strip() for gene in value.split(",") if gene.strip()]
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
+    """Return whether a text names a file that is there."""
     try:
         return Path(text).is_file()
     except OSError:  # more genes than a name of a file may have letters

@@ -57,3 +57,8 @@ def listing(words: Sequence[str], limit: int = 12) -> str:
     shown = ", ".join(str(w) for w in words[:limit])
     rest = len(words) - limit
     return f"{shown} and {rest:,} more" if rest > 0 else shown
+
+
+def counted(n: int, noun: str) -> str:
+    """Return `1 cell` or `1,204 cells`, for use in messages."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

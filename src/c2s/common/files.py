@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from c2s.common.errors import C2SError, InputError, UsageError
+from c2s.common.errors import C2SError, UsageError
 
 
 def _explain(error: OSError, path: Path) -> C2SError:
@@ -39,7 +39,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if not target.parent.is_dir():
-        raise InputError(f"{target}: the folder {target.parent} does not exist")
+        raise UsageError(f"{target}: the folder {target.parent} does not exist")
     try:
         fd, name = tempfile.mkstemp(prefix=".c2s-", suffix=target.suffix, dir=target.parent)
     except OSError as error:
@@ -74,7 +74,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.exists() and not target.is_dir():
-        raise InputError(f"{target}: is a file, and a folder is to be written; give another name")
+        raise UsageError(f"{target}: is a file, and a folder is to be written; give another name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".c2s-", dir=target.parent))

@@ -51,9 +51,22 @@ class CellSample:
         cells = sum(sentence.max_tokens - 1 for sentence in self.sentences)
         return cells + sum(map(len, self.between)) + 1
 
+    @property
+    def usual_tokens(self) -> int:
+        """Tokens of an answer whose genes are of average length."""
+        cells = sum(sentence.usual_tokens for sentence in self.sentences)
+        return cells + sum(map(len, self.between))
+
     def start(self) -> CellSampleState:
         """Return the state before the first gene of the first cell."""
         return CellSampleState(self)
+
+    def text_behind(self, number: int, cell: GeneSentenceState) -> list[int]:
+        """Return what is left to write between a complete cell and the next.
+
+        The last gene of a cell may have ended by itself, or by the first token of the text behind it.
+        """
+        return self.between[number][1 if cell.ended_by_token else 0 :]
 
 
 class CellSampleState:
@@ -63,11 +76,15 @@ class CellSampleState:
     ----------
     constraint
         What samples may be.
+    cells
+        All cells of a sample that is complete; by default none is begun.
     """
 
-    def __init__(self, constraint: CellSample) -> None:
+    def __init__(
+        self, constraint: CellSample, cells: Sequence[GeneSentenceState] | None = None
+    ) -> None:
         self.constraint = constraint
-        self._cells: list[GeneSentenceState] = [constraint.sentences[0].start()]
+        self._cells = list(cells or [constraint.sentences[0].start()])
         self._text: list[int] = []
 
     @property
@@ -85,6 +102,16 @@ class CellSampleState:
         """The genes of each cell so far, as items of the trie."""
         return [cell.genes for cell in self._cells]
 
+    @property
+    def open_cell(self) -> GeneSentenceState | None:
+        """The cell that is being written; None where the text between two cells is, or the sample is complete."""
+        return None if self._text or self.done else self._cells[-1]
+
+    @property
+    def number(self) -> int:
+        """Which cell is being written, or was last; 0 is the first."""
+        return len(self._cells) - 1
+
     def allowed(self) -> np.ndarray:
         """Return the token ids that may come next. int64, ascending."""
         if self._text:
@@ -99,8 +126,6 @@ class CellSampleState:
             self._cells[-1].advance(token)
             if not self._cells[-1].done or self.done:
                 return
-            # The last gene of a cell may have ended by itself, or by the first token of the text behind it.
-            text = self.constraint.between[len(self._cells) - 1]
-            self._text = text[1:] if self._cells[-1].ended_by_token else list(text)
+            self._text = self.constraint.text_behind(self.number, self._cells[-1])
         if not self._text:
             self._cells.append(self.constraint.sentences[len(self._cells)].start())

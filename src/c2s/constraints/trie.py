@@ -301,6 +301,11 @@ class GeneSentenceState:
         self._states, self._row = states, row
 
     @property
+    def place(self) -> tuple[kernels.States, int]:
+        """The arrays that the kernels work on, and which row of them this sentence is."""
+        return self._states, self._row
+
+    @property
     def done(self) -> bool:
         """Whether the sentence is complete."""
         return bool(self._states.n_genes[self._row] == self.constraint.n_genes)

@@ -7,8 +7,6 @@ engine knows token ids and constraints, nothing of genes, labels or AnnData.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,20 +14,24 @@ import numpy as np
 from c2s.common.errors import UsageError
 from c2s.common.seeds import cell_keys
 from c2s.constraints.answers import AnswerTree, answer_trees, common_beginning
+from c2s.constraints.samples import CellSample
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
-from c2s.decoding.generation import Passes, SentenceWriter, write_token_by_token
-from c2s.decoding.sampling import Sampling
+from c2s.decoding.generation import Passes, SampleWriter, SentenceWriter, write_token_by_token
+from c2s.decoding.gradients import GradientPath, frozen, mean_slope, path_delta
+from c2s.decoding.sampling import Sampling, in_double
+from c2s.decoding.tree_scores import attention_kinds, score_tree
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache
 
     from c2s.models.directory import Model
+
+__all__ = ["Engine", "GradientPath", "Progress", "TransformersEngine", "Writer", "check_context"]
 
 #: Called with the number of prompts that were just finished.
 Progress = Callable[[int], None]
 #: Finishes an answer to each prompt of a batch, given the keys of their draws.
-Writer = Callable[[list[np.ndarray], np.ndarray], list[TokenState]]
+Writer = Callable[[list[np.ndarray], np.ndarray], Sequence[TokenState]]
 #: Most tokens that are guessed at once. A processor pays for every token that is fed, a GPU for every pass.
 _GUESSES_CPU, _GUESSES_GPU = 2, 8
 #: Bytes of keys and values that the prompts of a batch may take while their answers are scored.
@@ -46,25 +48,6 @@ _GRADIENT_TOKENS = 4_000
 
 #: Rows of a tree of answers; longer lists are scored in several.
 _TREE_ROWS = 128
-
-
-@dataclass(frozen=True)
-class GradientPath:
-    """A straight way on which embeddings come to where they are, for `TransformersEngine.input_gradients`.
-
-    Attributes
-    ----------
-    start : int array
-        Token ids; the mean of their embeddings is where the way begins.
-    moving : sequence of bool array, shape (n_tokens,)
-        Of each prompt which tokens move; the others are in place from the beginning.
-    steps
-        Points on the way at which the gradient is taken.
-    """
-
-    start: np.ndarray
-    moving: Sequence[np.ndarray]
-    steps: int
 
 
 class Engine(Protocol):
@@ -95,6 +78,9 @@ class Engine(Protocol):
     ) -> np.ndarray:
         """Return the mean of the last hidden states over each prompt. float32, (n_prompts, hidden)."""
 
+    def close(self) -> None:
+        """Give back what it holds; it cannot be used any more."""
+
 
 class TransformersEngine:
     """The engine on a Hugging Face causal language model.
@@ -112,7 +98,7 @@ class TransformersEngine:
     Attributes
     ----------
     passes : Passes
-        What the latest `generate` of cell sentences took.
+        What the latest `generate` of cells took.
     """
 
     def __init__(
@@ -155,8 +141,10 @@ class TransformersEngine:
         keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
         self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
         write = self._writer(constraint, sampling)
-        # Cell sentences take room as they grow, and very seldom the longest genes.
-        usual = constraint.usual_tokens if isinstance(constraint, GeneSentence) else None
+        # Cells take room as they grow, and very seldom the longest genes.
+        usual = (
+            constraint.usual_tokens if isinstance(constraint, GeneSentence | CellSample) else None
+        )
         for rows in self._batches(prompts, extra=usual or constraint.max_tokens):
             with torch.inference_mode():
                 states = write([prompts[i] for i in rows], keys[rows])
@@ -167,7 +155,9 @@ class TransformersEngine:
         return [state for state in finished if state is not None]
 
     def _writer(self, constraint: Constraint, sampling: Sampling) -> Writer:
-        """Return what finishes the answers of a batch: compiled for cell sentences, for others a token a pass."""
+        """Return what finishes the answers of a batch: compiled for cells, for others a token a pass."""
+        from c2s.decoding.slots import takes_slots
+
         if isinstance(constraint, GeneSentence):
             writer = SentenceWriter(self.network, constraint, sampling, self.guesses)
             self.passes = writer.passes
@@ -177,6 +167,11 @@ class TransformersEngine:
                 return [GeneSentenceState(constraint, states, row) for row in range(len(prompts))]
 
             return write
+
+        if isinstance(constraint, CellSample) and takes_slots(self.network):
+            samples = SampleWriter(self.network, constraint, sampling, self.guesses)
+            self.passes = samples.passes
+            return samples.write
 
         def write_plainly(prompts: list[np.ndarray], keys: np.ndarray) -> list[TokenState]:
             states = [constraint.start() for _ in prompts]
@@ -226,7 +221,7 @@ class TransformersEngine:
 
         trees = answer_trees(answers, _TREE_ROWS)
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
-        kinds = self._attention_kinds()
+        kinds = attention_kinds(self.network)
         n_rows = max(len(tree) for _, tree in trees)
         tokens = max(map(len, prompts), default=0) + n_rows
         logits_bytes = 4 * n_rows * self.network.get_output_embeddings().weight.shape[0]
@@ -266,7 +261,7 @@ class TransformersEngine:
         cache = read_prompts(self.network, ids[:, :-1], shared)
         found = []
         for _, tree in trees:
-            steps = self._score_tree(tree, last, lengths, cache, ids.shape[1] - 1, kinds)
+            steps = score_tree(self.network, tree, last, lengths, cache, ids.shape[1] - 1, kinds)
             found.append(tree.totals(steps.cpu().double().numpy()))
             cache.crop(-len(tree))
         return found
@@ -324,7 +319,7 @@ class TransformersEngine:
             )
         trees = answer_trees(answers, _TREE_ROWS)
         self._check_context(max(map(len, prompts), default=0) + max(map(len, answers)))
-        kinds = self._attention_kinds()
+        kinds = attention_kinds(self.network)
         n_rows = max(len(tree) for _, tree in trees)
         asked = np.array(asked, dtype=np.int64)
         if path is not None and (asked < 0).any():
@@ -334,141 +329,28 @@ class TransformersEngine:
             asked = np.where(asked < 0, best, asked)
         values = [np.empty(0)] * len(prompts)
         most = max(1, _GRADIENT_TOKENS // (max(map(len, prompts), default=0) + n_rows))
-        with _frozen(self.network):
+        with frozen(self.network):
             for rows in self._batches(prompts, extra=n_rows, most=most):
                 ids, lengths = self._right_padded([prompts[i] for i in rows])
                 whole = self.network.get_input_embeddings()(ids).detach()
-                delta = whole if path is None else self._delta(whole, path, rows)
-                slope, asked[rows] = self._mean_slope(
-                    whole, delta, lengths, trees, kinds, asked[rows], temperature, path
+                delta = whole if path is None else path_delta(self.network, whole, path, rows)
+                slope, asked[rows] = mean_slope(
+                    self.network,
+                    whole,
+                    delta,
+                    lengths,
+                    trees,
+                    kinds,
+                    asked[rows],
+                    temperature,
+                    path,
                 )
-                batch = (slope.double() * delta.double()).sum(-1).cpu().numpy()
+                batch = (in_double(slope) * in_double(delta)).sum(-1).cpu().numpy()
                 for row, each in zip(rows, batch, strict=True):
                     values[row] = each[: len(prompts[row])]
                 if progress:
                     progress(len(rows))
         return asked, values
-
-    def _delta(self, whole: torch.Tensor, path: GradientPath, rows: np.ndarray) -> torch.Tensor:
-        """Return how far the embeddings of the prompts in `rows` come. As `whole`, (n_prompts, longest, hidden)."""
-        import torch
-
-        ids = torch.as_tensor(np.unique(path.start).astype(np.int64), device=whole.device)
-        start = self.network.get_input_embeddings()(ids).detach().mean(0)
-        moving = np.zeros(whole.shape[:2], dtype=bool)
-        for place, row in enumerate(rows):
-            moving[place, : len(path.moving[row])] = path.moving[row]
-        return (whole - start) * torch.as_tensor(moving, device=whole.device)[..., None]
-
-    def _mean_slope(
-        self,
-        whole: torch.Tensor,
-        delta: torch.Tensor,
-        lengths: torch.Tensor,
-        trees: Sequence[tuple[np.ndarray, AnswerTree]],
-        kinds: Mapping[str, int | None],
-        asked: np.ndarray,
-        temperature: float,
-        path: GradientPath | None,
-    ) -> tuple[torch.Tensor, np.ndarray]:
-        """Return the gradient of log p of the answers, the mean over the steps of a path, and which answers."""
-        import torch
-
-        # What is still to come in the middle of each step; without a path, nothing.
-        n_steps = 1 if path is None else path.steps
-        to_come = [0.0] if path is None else [1 - (i + 0.5) / n_steps for i in range(n_steps)]
-        which = torch.as_tensor(asked, device=whole.device)
-        every = torch.arange(len(whole), device=whole.device)
-        slope = torch.zeros_like(whole, dtype=torch.float32)
-        for rest in to_come:
-            embedded = (whole - rest * delta).requires_grad_()
-            scores = self._scores_behind(embedded, lengths, trees, kinds) / temperature
-            which = torch.where(which < 0, scores.argmax(1), which)
-            log_p = scores.log_softmax(-1)[every, which]
-            slope += torch.autograd.grad(log_p.sum(), embedded)[0].float() / n_steps
-        return slope, which.cpu().numpy()
-
-    def _scores_behind(
-        self,
-        embedded: torch.Tensor,
-        lengths: torch.Tensor,
-        trees: Sequence[tuple[np.ndarray, AnswerTree]],
-        kinds: Mapping[str, int | None],
-    ) -> torch.Tensor:
-        """Return log p of every answer behind embeddings, to which gradients flow back.
-
-        float64, shape (n_prompts, n_answers).
-        """
-        import torch
-
-        from c2s.decoding.prompt_cache import read_prompts
-
-        device = embedded.device
-        cache = read_prompts(self.network, embedded[:, :-1])
-        last = embedded[torch.arange(len(embedded), device=device), lengths - 1]
-        totals = []
-        for _, tree in trees:
-            steps = self._score_tree(tree, last, lengths, cache, embedded.shape[1] - 1, kinds)
-            # Which steps make up which answer: totals are linear.
-            share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=device)
-            totals.append(steps.double() @ share)
-            cache.crop(-len(tree))
-        back = np.argsort(np.concatenate([which for which, _ in trees]))
-        return torch.cat(totals, dim=1)[:, torch.as_tensor(back, device=device)]
-
-    def _score_tree(
-        self,
-        tree: AnswerTree,
-        last: torch.Tensor,
-        lengths: torch.Tensor,
-        cache: Cache,
-        n_cached: int,
-        kinds: Mapping[str, int | None],
-    ) -> torch.Tensor:
-        """Return log p of each step of a tree behind each prompt. float32, shape (n_prompts, n_steps).
-
-        `last` is the last token of each prompt, or its embedding; then gradients flow back to it and the cache.
-        """
-        import torch
-
-        device = last.device
-        ids = torch.as_tensor(tree.token, device=device).repeat(len(last), 1)
-        if last.is_floating_point():
-            below = self.network.get_input_embeddings()(ids[:, 1:])
-            rows = {"inputs_embeds": torch.cat([last[:, None], below], dim=1)}
-        else:
-            ids[:, 0] = last
-            rows = {"input_ids": ids}
-        positions = lengths[:, None] - 1 + torch.as_tensor(tree.depth, device=device)
-        sees = torch.as_tensor(tree.sees, device=device)
-        masks = {
-            kind: _tree_mask(positions, sees, n_cached, window, self.network.dtype)
-            for kind, window in kinds.items()
-        }
-        logits = self.network(
-            **rows,
-            # Networks with one kind of layer take a tensor, those with several a mask for each kind.
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits.float()  # (n_prompts, n_rows, vocabulary)
-        at = torch.as_tensor(tree.step_row), torch.as_tensor(tree.step_token)
-        # One prompt after the other, so that its logits are still at hand.
-        return torch.stack([prompt.log_softmax(-1)[at] for prompt in logits])
-
-    def _attention_kinds(self) -> dict[str, int | None]:
-        """Return the window of each kind of attention that the layers have, None where it is unlimited."""
-        config: Any = self.network.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        either = "full_attention" if window is None else "sliding_attention"
-        kinds = set(getattr(config, "layer_types", None) or [either])
-        if other := kinds - {"full_attention", "sliding_attention"}:
-            raise UsageError(
-                f"labels cannot be scored by a network with layers of {min(other)};"
-                " full and sliding attention are known"
-            )
-        return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
     def _cache_bytes(self) -> int:
         """Return an upper bound for the bytes of keys and values of one token."""
@@ -535,6 +417,9 @@ class TransformersEngine:
                 progress(len(rows))
         return embedded
 
+    def close(self) -> None:
+        """Give back nothing: the network stays with its model."""
+
     def _left_padded(self, prompts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
@@ -597,53 +482,5 @@ def check_context(context: int | None, n_tokens: int) -> None:
     if context is not None and n_tokens > context:
         raise UsageError(
             f"prompt and answer take up to {n_tokens:,} tokens, and the model's context is {context:,}; "
-            "ask for fewer genes (top_k)"
+            "ask for fewer genes (top_k=…)"
         )
-
-
-@contextmanager
-def _frozen(network: torch.nn.Module) -> Iterator[None]:
-    """Keep gradients of parameters from being taken, which would need memory for each layer's input."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-def _tree_mask(
-    positions: torch.Tensor,
-    sees: torch.Tensor,
-    n_cached: int,
-    window: int | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Return what the rows of a tree may look at: 0 where they may, a huge negative number where not.
-
-    Parameters
-    ----------
-    positions : int64 tensor, shape (n_prompts, n_rows)
-        Where each row stands in its text; row 0 is the last token of the prompt.
-    sees : bool tensor, shape (n_rows, n_rows)
-    n_cached
-        Tokens of the longest prompt without its last one; shorter prompts have padding behind them.
-    window
-        How many tokens, itself among them, a row reaches back to; None for all.
-
-    Returns
-    -------
-    tensor of `dtype`, shape (n_prompts, 1, n_rows, n_cached + n_rows)
-    """
-    import torch
-
-    before = torch.arange(n_cached, device=positions.device)
-    real = (before < positions[:, :1])[:, None].expand(-1, positions.shape[1], -1)
-    visible = torch.cat([real, sees.expand(len(positions), -1, -1)], dim=-1)
-    if window is not None:
-        at = torch.cat([before.expand(len(positions), -1), positions], dim=-1)
-        visible = visible & (at[:, None] > positions[..., None] - window)
-    mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

@@ -10,6 +10,10 @@ A guess is good because it uses the same numbers: it is what a model that knows 
 drawn. Where the network is as undecided as the frequencies are (which of forty `RPL` genes), both draw the same; the
 most frequent one would be right once in forty times. Frequencies are counted from what is written, by stretches of
 the sentence, on top of those of the training cells where the constraint has them.
+
+**Samples** of several cells are sentences one after another over one cache. What stands between two cells is read in
+the pass that begins the second, like a prompt. All samples of a batch write the same cell, and go on to the next
+together.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2s.constraints.kernels import States, finished
-from c2s.constraints.trie import GeneSentence, TokenState
-from c2s.decoding.sampling import Sampling, choose, uniform_numbers
+from c2s.constraints.samples import CellSample, CellSampleState
+from c2s.constraints.trie import GeneSentence, GeneSentenceState, TokenState, TokenTrie
+from c2s.decoding.sampling import Sampling, keys_in_sample
+from c2s.decoding.token_draws import draw_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -112,21 +118,49 @@ class SentenceWriter:
         States
             The finished sentences, in the order of the prompts.
         """
-        n = len(prompts)
-        states = self.constraint.start_many(n)
-        lengths = np.array([len(p) for p in prompts], dtype=np.int64)
-        ids = np.zeros((n, lengths.max()), np.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = prompt
-        last = np.arange(ids.shape[1]) == lengths[:, None] - 1
         cache = self.network.new_cache()
-        logits = self.network.logits(ids, lengths, np.zeros(n, np.int64), cache, last)
+        return self.write_behind(prompts, np.zeros(len(prompts), np.int64), cache, keys)[0]
+
+    def write_behind(
+        self, texts: list[np.ndarray], lengths: np.ndarray, cache: Any, keys: np.ndarray, *, go_on: bool = False
+    ) -> tuple[States, np.ndarray, np.ndarray]:  # fmt: skip
+        """Write a sentence behind each text, which stands behind what a cache holds.
+
+        Parameters
+        ----------
+        texts : list of int array
+            Token ids, at least one each.
+        lengths : int64 array, shape (n_texts,)
+            Tokens of each row that are in the cache already.
+        cache
+            Of the network. Behind a text only a `SlotCache` can hold anything: rows get different numbers of tokens.
+        keys : uint64 array, shape (n_texts,)
+            Decide the draws of each sentence.
+        go_on
+            Keep all rows in the cache, for what is written behind the sentences.
+
+        Returns
+        -------
+        states : States
+            The finished sentences, in the order of the texts.
+        lengths, last : int64 arrays, shape (n_texts,)
+            Tokens of each row in the cache now, and the token id behind them, with which its sentence ends. Without
+            `go_on`, of the rows that were the last to finish.
+        """
+        states = self.constraint.start_many(n := len(texts))
+        new = np.array([len(text) for text in texts], dtype=np.int64)
+        ids = np.zeros((n, new.max()), np.int64)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = text
+        last = np.arange(ids.shape[1]) == new[:, None] - 1
+        logits = self.network.logits(ids, new, lengths, cache, last)
+        lengths = lengths + new
 
         rows, fed = np.arange(n), np.empty((n, 1 + self.guesses), np.int64)
         n_fed = np.ones(n, np.int64)
         self._take(states, rows, keys, fed, n_fed, logits)
         while (open_ := states.n_genes[rows] < self.constraint.n_genes).any():
-            if open_.sum() <= _SHRINK_AT * len(rows):
+            if not go_on and open_.sum() <= _SHRINK_AT * len(rows):
                 rows, fed, lengths = rows[open_], fed[open_], lengths[open_]
                 cache.keep(self._tensor(np.flatnonzero(open_)))
                 open_ = open_[open_]
@@ -143,7 +177,7 @@ class SentenceWriter:
             self.passes.passes += len(at)
             self.passes.fed += int(wanted.sum())
         self.passes.genes += n * self.constraint.n_genes
-        return finished(states)
+        return finished(states), lengths, self.constraint.tokens[fed[:, 0]]
 
     def _guess(
         self, states: States, rows: np.ndarray, keys: np.ndarray, fed: np.ndarray, n_fed: np.ndarray
@@ -178,6 +212,72 @@ class SentenceWriter:
         import torch
 
         return torch.from_numpy(array).to(self.network.device)
+
+
+class SampleWriter:
+    """Writes samples of cells: sentences one after another over one cache.
+
+    Parameters
+    ----------
+    network
+        One that `takes_slots`.
+    constraint
+        What the samples may be.
+    sampling, guesses
+        As for `SentenceWriter`.
+
+    Attributes
+    ----------
+    passes : Passes
+        Of all cells so far.
+    """
+
+    def __init__(
+        self, network: PreTrainedModel, constraint: CellSample, sampling: Sampling, guesses: int
+    ) -> None:
+        self.constraint, self.passes = constraint, Passes()
+        made: dict[GeneSentence, SentenceWriter] = {}
+        counts: dict[tuple[TokenTrie, int], np.ndarray] = {}
+        for sentence in constraint.sentences:
+            if sentence not in made:
+                made[sentence] = writer = SentenceWriter(network, sentence, sampling, guesses)
+                writer.passes = self.passes
+                # Cells that differ by no more than how they end are guessed from one another.
+                alike = sentence.trie, sentence.n_genes
+                writer.counts = counts.setdefault(alike, writer.counts)
+        self._writers = [made[sentence] for sentence in constraint.sentences]
+
+    def write(self, prompts: list[np.ndarray], keys: np.ndarray) -> list[CellSampleState]:
+        """Write a sample behind each prompt.
+
+        Parameters
+        ----------
+        prompts : list of int array
+            Token ids.
+        keys : uint64 array, shape (n_prompts,)
+            Decide the draws of each sample.
+
+        Returns
+        -------
+        list of CellSampleState
+            The finished samples, in the order of the prompts.
+        """
+        cache = self._writers[0].network.new_cache()
+        cells: list[list[GeneSentenceState]] = [[] for _ in prompts]
+        texts, lengths = prompts, np.zeros(len(prompts), np.int64)
+        for number, writer in enumerate(self._writers):
+            go_on = number + 1 < len(self._writers)
+            states, lengths, last = writer.write_behind(
+                texts, lengths, cache, keys_in_sample(keys, number), go_on=go_on
+            )
+            for row, sample in enumerate(cells):
+                sample.append(GeneSentenceState(writer.constraint, states, row))
+            if go_on:
+                texts = [
+                    np.array([token, *self.constraint.text_behind(number, sample[-1])])
+                    for token, sample in zip(last.tolist(), cells, strict=True)
+                ]
+        return [CellSampleState(self.constraint, sample) for sample in cells]
 
 
 def first_counts(constraint: GeneSentence) -> np.ndarray:
@@ -226,13 +326,9 @@ def write_token_by_token(
             logits_to_keep=1,
         )  # fmt: skip
         cache = out.past_key_values
-        logits = out.logits[:, -1].float()
-        allowed = np.zeros(logits.shape, dtype=bool)
-        for row, state in enumerate(states):
-            allowed[row, [pad_id] if state.done else state.allowed()] = True
-        logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
-        progress = np.array([state.progress for state in states])
-        chosen = choose(logits, sampling, uniform_numbers(keys, step), progress)
+        chosen = draw_tokens(
+            states, out.logits[:, -1], sampling, keys, [step] * len(states), pad_id
+        )
         for state, token in zip(states, chosen.tolist(), strict=True):
             if not state.done:
                 state.advance(token)

@@ -95,11 +95,13 @@ def choose(
     import torch
 
     where = np.zeros(len(logits)) if progress is None else progress
-    temperature = torch.as_tensor(sampling.temperatures(where), device=logits.device)
+    temperatures = sampling.temperatures(where)
     greedy = logits.argmax(-1)
-    if not temperature.any():
+    if not temperatures.any():
         return greedy
-    logits = logits.double() / temperature.where(temperature > 0, 1.0)[:, None]
+    logits = in_double(logits)
+    temperature = torch.as_tensor(temperatures, device=logits.device)
+    logits = logits / temperature.where(temperature > 0, 1.0)[:, None]
     if sampling.top_k and sampling.top_k < logits.shape[-1]:
         lowest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, -torch.inf)
@@ -113,7 +115,13 @@ def choose(
     at = torch.as_tensor(uniforms, device=logits.device)[:, None] * cumulative[:, -1:]
     # The first token whose cumulative probability exceeds the draw; one of probability 0 never does so first.
     drawn = (cumulative <= at).sum(-1).clamp(max=logits.shape[-1] - 1)
-    return drawn.where(temperature > 0, greedy)
+    return drawn.where(temperature > 0, greedy.to(drawn.device)).to(greedy.device)
+
+
+def in_double(values: torch.Tensor) -> torch.Tensor:
+    """Return numbers in float64; on the CPU where their own device has none, as Apple's GPUs. Gradients flow back."""
+    # Moved first: a conversion on the device itself is what fails.
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def uniform_numbers(keys: np.ndarray, step: int) -> np.ndarray:
@@ -122,3 +130,13 @@ def uniform_numbers(keys: np.ndarray, step: int) -> np.ndarray:
     offset = np.uint64((step + 1) * 0x9E3779B97F4A7C15 % 2**64)
     bits = mix64(keys + offset)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def keys_in_sample(keys: np.ndarray, cell: int) -> np.ndarray:
+    """Return the keys of one cell of each answer, from the answers' keys and the cell's number. uint64, the same shape.
+
+    What a cell draws so depends on its number, never on how many tokens those before it took.
+    """
+    # Another step than that of `uniform_numbers`, whose numbers these keys are then used for.
+    offset = np.uint64((cell + 1) * 0xD1342543DE82EF95 % 2**64)
+    return mix64(keys + offset)

@@ -15,7 +15,8 @@ import numpy as np
 
 from c2s.constraints.kernels import States
 from c2s.constraints.trie import Constraint, GeneSentence, TokenState
-from c2s.decoding.sampling import Sampling, choose, uniform_numbers
+from c2s.decoding.sampling import Sampling
+from c2s.decoding.token_draws import draw_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -170,19 +171,19 @@ class StateStepper:
         """Return the next token id of each answer; see `Stepper.draw`."""
         import torch
 
-        allowed = np.zeros((len(names), logits.shape[-1]), dtype=bool)
-        uniforms, progress = np.empty(len(names)), np.empty(len(names))
-        for i, (name, tokens) in enumerate(zip(names, written, strict=True)):
+        states = []
+        for name, tokens in zip(names, written, strict=True):
             state, taken = self._open[name]
             for token in tokens[len(taken) :]:
                 state.advance(token)
                 taken.append(token)
-            allowed[i, [self.stop_token] if state.done else state.allowed()] = True
-            uniforms[i] = uniform_numbers(self._key_of[name], len(taken))[0]
-            progress[i] = state.progress
-        masked = logits[torch.as_tensor(rows, device=logits.device)].float()
-        masked = masked.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
-        return np.asarray(choose(masked, self.sampling, uniforms, progress).cpu().numpy())
+            states.append(state)
+        which = torch.as_tensor(rows, device=logits.device)
+        drawn = draw_tokens(
+            states, logits[which], self.sampling, np.concatenate([self._key_of[name] for name in names]),
+            [len(tokens) for tokens in written], self.stop_token,
+        )  # fmt: skip
+        return np.asarray(drawn.cpu().numpy())
 
 
 class AnswerStepper:

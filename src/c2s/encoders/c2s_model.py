@@ -22,7 +22,6 @@ from c2s.decoding.engine import Progress, TransformersEngine
 from c2s.decoding.prompts import as_known, label_segments, only_known
 from c2s.encoders.weights import hash_weights
 from c2s.tasks.single_cell import CELL_TYPE
-from c2s.tokens.positions import cell_tokens
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -73,7 +72,7 @@ def embed_ranked(
     top_k
         Genes a cell that were asked for, by default as many as the model was trained on.
     tokens
-        Mean over all tokens of the prompt, or over those of the cell's genes.
+        Mean over all tokens of the prompt, or over those of the cell's genes (`CellTokenizer.encode_with_genes`).
     progress
         Told how many cells are done.
 
@@ -89,15 +88,13 @@ def embed_ranked(
     """
     check_tokens(tokens)
     rows = np.flatnonzero(cells.lengths > 0)
-    segments = list(label_segments(model, CELL_TYPE, cells, texts, rows, top_k=top_k))
-    prompts = [model.encode_prompt(parts) for parts in segments]
+    segments = label_segments(model, CELL_TYPE, cells, texts, rows, top_k=top_k)
     over = None
     if tokens == "cell":
-        begin = np.zeros(len(model.begin_ids), dtype=bool)  # no part of the cell
-        over = [
-            np.concatenate([begin, cell_tokens(model.tokenizer, parts, len(prompt) - len(begin))])
-            for parts, prompt in zip(segments, prompts, strict=True)
-        ]
+        encoded = [model.encode_prompt_with_genes(parts) for parts in segments]
+        prompts, over = [ids for ids, _ in encoded], [gene >= 0 for _, gene in encoded]
+    else:
+        prompts = [model.encode_prompt(parts) for parts in segments]
     embedded = TransformersEngine(model, batch_size).embed(prompts, progress, over)
     result = np.full((len(cells), embedded.shape[1]), np.nan, dtype=np.float32)
     result[rows] = embedded

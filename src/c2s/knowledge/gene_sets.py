@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2s.common.errors import InputError
+from c2s.common.errors import InputError, warn
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,20 @@ class GeneSet:
         return " ".join(self.name.replace("_", " ").split())
 
 
-def read_gmt(path: str | os.PathLike[str]) -> list[GeneSet]:
+def read_gmt(path: str | os.PathLike[str], *, skip_bad: bool = False) -> list[GeneSet]:
     """Read a GMT file: a line a set, with its name, a description and its genes, separated by tabs.
+
+    Parameters
+    ----------
+    path
+        The file.
+    skip_bad
+        Leave out a line that is wrong, with a warning, instead of refusing the file.
 
     Raises
     ------
     InputError
-        The file cannot be read, a line has no genes, or a name comes twice; the line is named.
+        The file cannot be read or holds no set; or a line has no genes, or a name comes twice, and the line is named.
     """
     try:
         # Not splitlines, which would cut a description at rare control characters too.
@@ -55,23 +63,30 @@ def read_gmt(path: str | os.PathLike[str]) -> list[GeneSet]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name, description, *genes = [*(part.strip() for part in line.split("\t")), ""]
-        words = tuple(dict.fromkeys(g.upper() for g in genes if g))
-        if not name or not words:
-            raise InputError(
-                f"{path}: line {number:,} ({line[:40]!r}) has no genes; expected a name, a description and genes,"
-                " separated by tabs"
-            )
-        if any(c.isspace() for g in words for c in g):
-            raise InputError(
-                f"{path}: line {number:,} ({name}) has a gene with white space in its name"
-            )
-        if name in seen:
-            raise InputError(
-                f"{path}: line {number:,} repeats the set {name!r} of line {seen[name]:,}"
-            )
-        seen[name] = number
-        sets.append(GeneSet(name, description, words))
+        try:
+            found = _gene_set(line, f"{path}: line {number:,}", seen)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            warn(f"{error}; it is left out")
+            continue
+        seen[found.name] = number
+        sets.append(found)
     if not sets:
         raise InputError(f"{path}: holds no gene set")
     return sets
+
+
+def _gene_set(line: str, where: str, seen: Mapping[str, int]) -> GeneSet:
+    """Return the set of a line; `seen` says in which lines the sets before it stand."""
+    name, description, *genes = [*(part.strip() for part in line.split("\t")), ""]
+    words = tuple(dict.fromkeys(g.upper() for g in genes if g))
+    if not name or not words:
+        raise InputError(
+            f"{where} ({line[:40]!r}) has no genes; expected a name, a description and genes, separated by tabs"
+        )
+    if any(c.isspace() for g in words for c in g):
+        raise InputError(f"{where} ({name}) has a gene with white space in its name")
+    if name in seen:
+        raise InputError(f"{where} repeats the set {name!r} of line {seen[name]:,}")
+    return GeneSet(name, description, words)

@@ -308,7 +308,7 @@ def load_adapted(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    from c2s.models.directory import load_network
+    from c2s.models import weights
 
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
@@ -319,7 +319,7 @@ def load_adapted(
     config.get_text_config().vocab_size = own.get_text_config().vocab_size  # until rows are added
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the run that trained the adapter
-    network = load_network(place, config=config, **options)
+    network = weights.load_network(place, config=config, **options)
     take_tokens(network, place, tokenizer)
     try:
         adapted = PeftModel.from_pretrained(network, str(folder))
@@ -349,7 +349,7 @@ def find_base(
     InputError
         It is not there, or its weights are other ones.
     """
-    from c2s.models.directory import resolve_folder
+    from c2s.models.places import resolve_folder
 
     if base is not None:
         place = resolve_folder(base)

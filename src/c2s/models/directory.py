@@ -4,148 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
-from c2s.common.config import Config, explain
-from c2s.common.errors import (
-    InputError,
-    UsageError,
-    listing,
-    missing_extra,
-    nearest,
-    warn,
-)
+from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
-from c2s.models.adapters import AdapterBase, load_adapted, save_adapter, seen_from
+from c2s.models.adapters import load_adapted, save_adapter, seen_from
+from c2s.models.card import C2S_JSON, ModelCard, card_of, library_versions
+from c2s.models.places import find_model, leave_for_commands, model_folder, resolve_folder
 from c2s.models.presets import get_preset
-from c2s.models.released import Released, find_profile, load_wording, profiles
+from c2s.models.weights import known_dtype, load_network, placement_of, resolve_device
 from c2s.tasks.prompts import PromptPack, load_prompts
-from c2s.tokens.tokenizer import CellTokenizer, Segment, TokenMode, load_tokenizer
+from c2s.tokens.tokenizer import CellTokenizer, Segment, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from peft import PeftModel
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-C2S_JSON = "c2s.json"
-
-
-class ModelCard(Config):
-    """What `c2s.json` says: everything needed to ask the model in the way it was trained."""
-
-    format: Literal[1] = Field(default=1, description="Version of this file's form.")
-    vocabulary: list[str] = Field(
-        description="Gene words the model knows, in the order of its gene columns; a released checkpoint may have "
-        "none and takes those of the data."
-    )
-    symbols: list[str] = Field(
-        default_factory=list,
-        description="The genes in their original case, where that was not upper case; else empty.",
-    )
-    mode: TokenMode = Field(description="How genes become tokens: 'text' or 'genes'.")
-    top_k: int = Field(ge=1, description="Genes of a cell that the model was trained on.")
-    preprocessing: dict[str, Any] = Field(
-        default_factory=dict, description="Normalisation that the inverse model belongs to."
-    )
-    prompts: str = Field(default="c2s", description="Prompt pack that the model was trained with.")
-    wording: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="The texts of a prompt pack that is the user's own file."
-    )
-    tasks: list[str] = Field(
-        default_factory=list, description="Ids of the tasks that it was trained on."
-    )
-    conditions: dict[str, list[str]] = Field(
-        default_factory=dict,
-        description="Values of each condition or label that it has seen, e.g. of cell_type.",
-    )
-    gene_frequencies: list[int] = Field(
-        default_factory=list,
-        description="How many training cells have each gene among their top K, in the order of the vocabulary; "
-        "empty where that was not counted. Generation guesses from it; it decides nothing.",
-    )
-    inverse: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Line from rank to expression, by data set."
-    )
-    generation: dict[str, float] = Field(
-        default_factory=dict,
-        description="Sampling defaults, chosen on validation cells: temperature, top_p.",
-    )
-    calibration: dict[str, float] = Field(
-        default_factory=dict,
-        description="Of annotation, fitted on labelled cells: temperature, and errors before and after.",
-    )
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="Where the weights come from."
-    )
-    released: Released | None = Field(
-        default=None, description="Of a released checkpoint: how it wants to be asked."
-    )
-    adapter: AdapterBase | None = Field(
-        default=None, description="Of a folder with an adapter instead of weights: its base."
-    )
-    versions: dict[str, str] = Field(
-        default_factory=dict, description="Library versions that wrote the model."
-    )
-
-    @field_validator("inverse")
-    @classmethod
-    def _inverse_can_be_restored(
-        cls, inverse: dict[str, dict[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
-        for dataset, values in inverse.items():
-            try:
-                RankExpressionModel.from_dict(values)
-            except TypeError as error:
-                raise ValueError(f"{dataset!r} is no line from rank to expression") from error
-        return inverse
-
-    @field_validator("gene_frequencies")
-    @classmethod
-    def _one_frequency_a_gene(cls, frequencies: list[int], info: ValidationInfo) -> list[int]:
-        n_genes = len(info.data.get("vocabulary", []))
-        if frequencies and (len(frequencies) != n_genes or min(frequencies) < 0):
-            raise ValueError(f"there must be {n_genes:,} numbers, none below 0")
-        return frequencies
-
-    @field_validator("calibration")
-    @classmethod
-    def _temperature_is_possible(cls, calibration: dict[str, float]) -> dict[str, float]:
-        if not 0 < calibration.get("temperature", 1.0) < float("inf"):
-            raise ValueError("the temperature must be above 0")
-        return calibration
-
-    def restored_inverse(
-        self, vocabulary: GeneVocabulary, dataset: str | None = None
-    ) -> RankExpressionModel:
-        """Return the line of a data set, by default the first.
-
-        Raises
-        ------
-        InputError
-            The card has none.
-        """
-        if not self.inverse:
-            raise InputError(
-                "the model directory has no line from rank to expression ('inverse' in c2s.json)"
-            )
-        if dataset is not None and dataset not in self.inverse:
-            raise UsageError(
-                f"the model has no inverse for {dataset!r}; it has: {listing(list(self.inverse))}"
-            )
-        return RankExpressionModel.from_dict(
-            self.inverse[dataset or next(iter(self.inverse))], vocabulary
-        )
+__all__ = [
+    "C2S_JSON",
+    "Model",
+    "ModelCard",
+    "WeightFiles",
+    "attach",
+    "find_model",
+    "leave_for_commands",
+    "library_versions",
+    "load_model",
+    "load_network",
+    "model_folder",
+    "new_model",
+    "resolve_device",
+]
 
 
 class WeightFiles(NamedTuple):
@@ -281,6 +176,22 @@ class Model:
         ids = self.tokenizer.encode(segments)
         return np.concatenate([self.begin_ids, ids]).astype(np.int32) if self.begin_ids else ids
 
+    def encode_prompt_with_genes(
+        self, segments: Sequence[Segment]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of a prompt, as `encode_prompt`, and which of its genes each token is part of.
+
+        int32 and int64, shape (n_tokens,); see `CellTokenizer.encode_with_genes`.
+        """
+        import numpy as np
+
+        ids, gene = self.tokenizer.encode_with_genes(segments)
+        begin = self.begin_ids  # part of no gene
+        return (
+            np.concatenate([begin, ids]).astype(ids.dtype),
+            np.concatenate([np.full(len(begin), -1), gene]).astype(gene.dtype),
+        )
+
     @property
     def begin_ids(self) -> list[int]:
         """Token ids before every prompt: the beginning-of-text token of released Gemma models, else nothing."""
@@ -358,7 +269,7 @@ class Model:
         if not known and self.card.released is not None:
             if strict:
                 raise UsageError(
-                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict"
+                    f"a released checkpoint keeps no list of each {condition} that it has seen; leave out strict=True"
                 )
             return value
         match = self.spelling(condition, value)
@@ -434,12 +345,6 @@ def _folded(text: str) -> str:
     return "".join(" " if c in "_-" else c for c in text.casefold()).strip()
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of what decides a result."""
-    packages = ("c2s-toolkit", "torch", "transformers", "tokenizers", "numpy", "numba", "anndata")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
-
-
 def load_model(
     path_or_id: str | os.PathLike[str],
     *,
@@ -465,7 +370,8 @@ def load_model(
         Of a released checkpoint: the genes that it may read and write. By default each verb takes those of the data
         that it is given.
     profile
-        The family of a checkpoint that cannot be told: a name in `c2s.models.released.profiles()`.
+        The family of a checkpoint that cannot be told, as of a local copy under another name: a name in
+        `c2s.models.released.profiles()`, or what its model card calls it.
     prompts
         The wording of a released checkpoint, as a folder with a TOML file for each task; by default it is read from
         the `cell2sentence` package that you have installed.
@@ -490,18 +396,18 @@ def load_model(
     InputError
         There is no model there, or its c2s.json, vocabulary, tokenizer or weights are missing or broken.
     UsageError
-        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself; an
-        option is not possible here, or its extra is not installed.
+        The profile is unknown, the wording is missing, or the model has a c2s.json that says all this itself, or a gene
+        vocabulary; an option is not possible here, or its extra is not installed.
 
     Examples
     --------
     >>> model = c2s.load_model("vandijklab/C2S-Pythia-410m-cell-type-prediction")  # doctest: +SKIP
     >>> c2s.tl.annotate(adata, model, ["T cell", "B cell"])  # doctest: +SKIP
     """
-    placement = _placement(device, device_map, quantize)
+    placement = placement_of(device, device_map, quantize)
     source = str(path_or_id)
     folder = resolve_folder(path_or_id)
-    card = _card_of(folder, source, profile, prompts)
+    card = card_of(folder, source, profile, prompts)
     backend = load_tokenizer(folder)
     if card.released is not None and card.released.begin and backend.bos_token_id is None:
         raise InputError(
@@ -515,14 +421,15 @@ def load_model(
         raise InputError(f"{folder}: {error}") from error
     if base is not None and card.adapter is None:
         raise UsageError(f"{source}: has no adapter; leave out base")
+    model = Model(None, tokenizer, card, source, WeightFiles(folder, known_dtype(dtype)))
+    if genes is not None:
+        model = model.with_genes(genes)  # refused before the weights are read
     if not weights:
         if card.adapter is not None:
             raise UsageError(
                 f"{source}: holds an adapter, which this engine does not read; merge it with c2s model merge"
             )
-        files = WeightFiles(folder, _known_dtype(dtype))
-        model = Model(None, tokenizer, card, source, files)
-        return model if genes is None else model.with_genes(genes)
+        return model
     options: dict[str, Any] = {"dtype": dtype, "device_map": placement, "quantize": quantize}
     network: Any = (
         load_network(folder, **options)
@@ -530,59 +437,14 @@ def load_model(
         else load_adapted(folder, card.adapter, tokenizer, base=base, **options)
     )
     rows = network.get_input_embeddings().weight.shape[0]
-    if len(tokenizer.backend) > rows:
+    if len(backend) > rows:
         raise InputError(
-            f"{folder}: the tokenizer has {len(tokenizer.backend):,} tokens, the weights only {rows:,}"
+            f"{folder}: the tokenizer has {len(backend):,} tokens, the weights only {rows:,}"
         )
     if placement is None:
         network.to(resolve_device(device))
     network.eval()
-    model = Model(network, tokenizer, card, source)
-    return model if genes is None else model.with_genes(genes)
-
-
-def _placement(
-    device: str | None, device_map: str | Mapping[str, Any] | None, quantize: str | None
-) -> str | dict[str, Any] | None:
-    """Return the map of devices that the weights are loaded to, or None to move them when they are loaded.
-
-    Raises
-    ------
-    UsageError
-        Both a device and a map are given.
-    """
-    if device_map is None:
-        # Weights in 4 bits are made on the device itself.
-        return None if quantize is None else {"": resolve_device(device)}
-    if device is not None:
-        raise UsageError(
-            f"device={device!r} and device_map={device_map!r} say the same twice; give one of them"
-        )
-    return device_map if isinstance(device_map, str) else dict(device_map)
-
-
-def _quantization(quantize: str | None, dtype: str | None) -> Any:
-    """Return the configuration of quantised weights, or None.
-
-    Raises
-    ------
-    UsageError
-        It is unknown, or its library is not installed.
-    """
-    if quantize is None:
-        return None
-    if quantize != "4bit":
-        raise UsageError(f"quantize={quantize!r} is unknown; use '4bit', or leave it out")
-    if find_spec("bitsandbytes") is None:
-        raise missing_extra("bitsandbytes, which keeps weights in 4 bits,", "quant")
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype or "bfloat16",
-    )
+    return Model(network, model.tokenizer, model.card, source)
 
 
 def attach(
@@ -650,217 +512,3 @@ def new_model(
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config)
     return Model(network, tokenizer, card, f"preset {preset}")
-
-
-def load_network(
-    path_or_id: str | os.PathLike[str],
-    *,
-    dtype: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    quantize: str | None = None,
-    config: PretrainedConfig | None = None,
-) -> PreTrainedModel:
-    """Load the weights of a causal language model; safetensors only, no code from the folder.
-
-    Parameters
-    ----------
-    path_or_id
-        A folder or a hub id.
-    dtype, device_map, quantize
-        As in `load_model`; without a map they are loaded to main memory.
-    config
-        Instead of the one beside the weights, such as one with a longer context.
-
-    Raises
-    ------
-    InputError
-        There are none, they cannot be read, or they do not fit the configuration beside them.
-    UsageError
-        `dtype` or `quantize` is none of those that `load_model` names, or an extra is missing.
-    """
-    dtype = _known_dtype(dtype)
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    placed = {
-        "device_map": device_map,
-        "quantization_config": _quantization(quantize, dtype),
-        "config": config,
-    }
-    try:
-        with quiet_transformers():
-            network, info = AutoModelForCausalLM.from_pretrained(
-                path_or_id,
-                dtype=getattr(torch, dtype) if dtype else "auto",
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # found below, by name
-                output_loading_info=True,
-                **{name: value for name, value in placed.items() if value is not None},
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path_or_id}: the weights cannot be read ({reason})") from error
-    # transformers would fill these with random numbers.
-    unfit = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if unfit:
-        raise InputError(
-            f"{path_or_id}: {len(unfit):,} weights are missing or of another shape than config.json says "
-            f"({listing(unfit, 2)}); the folder is damaged, save or download it anew"
-        )
-    return network
-
-
-def _known_dtype(dtype: str | None) -> str | None:
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
-    return dtype
-
-
-def resolve_device(device: str | None = None) -> str:
-    """Return the device asked for, else "cuda" where there is a GPU, else "cpu".
-
-    Raises
-    ------
-    UsageError
-        The device is unknown or not there.
-    """
-    import torch
-
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if device is None:
-        return "cuda" if there["cuda"] else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in there or (number and not number.isdecimal()):
-        raise UsageError(f"device={device!r} is unknown; use 'cpu', 'cuda' or 'mps'")
-    if not there[kind]:
-        raise UsageError(f"device={device!r} is not there on this machine; use 'cpu'")
-    if int(number or 0) >= (n_devices := torch.cuda.device_count() if kind == "cuda" else 1):
-        raise UsageError(
-            f"device={device!r} is not there on this machine; the last is '{kind}:{n_devices - 1}'"
-        )
-    return device
-
-
-def model_folder() -> Path:
-    """Return where `c2s demo` leaves a model for commands that are given none, in the user's data folder."""
-    from platformdirs import user_data_path
-
-    return user_data_path("c2s-toolkit") / "model"
-
-
-def leave_for_commands(folder: Path) -> Path:
-    """Copy a model directory to where commands look when no model is named; return that place."""
-    place = model_folder()
-    with atomic_directory(place) as temporary:
-        shutil.copytree(folder, temporary, dirs_exist_ok=True)
-    return place
-
-
-def find_model(named: str | os.PathLike[str] | None = None) -> str:
-    """Return the model to use: the one named, else `C2S_MODEL`, else the one that `c2s demo` left.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-    """
-    choice = str(named) if named is not None else os.environ.get("C2S_MODEL", "")
-    if choice:
-        return choice
-    if (model_folder() / C2S_JSON).is_file():
-        return str(model_folder())
-    raise UsageError(
-        "there is no model to ask; run `c2s demo` to make one, give --model FOLDER, or set C2S_MODEL"
-    )
-
-
-def _card_of(
-    folder: Path, source: str, profile: str | None = None, prompts: str | None = None
-) -> ModelCard:
-    """Return what `c2s.json` says, or what is known of the family of a released checkpoint."""
-    if (folder / C2S_JSON).is_file():
-        if profile is not None or prompts is not None:
-            raise UsageError(
-                f"{source}: {C2S_JSON} says how the model is asked; leave out {'prompts' if prompts else 'profile'}"
-            )
-        return _read_card(folder)
-    name = find_profile(folder, source, profile)
-    if name is not None:
-        return _released_card(name, prompts)
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: no model: {C2S_JSON} is missing; use a folder written by Model.save"
-        )
-    raise InputError(
-        f"{folder}: a Hugging Face model without a gene vocabulary: {C2S_JSON} is missing; use a folder written by "
-        f"Model.save, name the family of a released checkpoint with profile=… ({listing(list(profiles()), 20)}), "
-        "or give it genes with c2s.attach"
-    )
-
-
-def _released_card(name: str, prompts: str | None) -> ModelCard:
-    """Return the card of a released checkpoint; it knows no gene yet, and remembers no cell type."""
-    profile, pack = profiles()[name], load_wording(name, prompts)
-    return ModelCard(
-        vocabulary=[],
-        mode="text",
-        top_k=profile.top_k,
-        prompts=pack.name,
-        wording={} if pack.name == "upstream" else pack.texts(),
-        tasks=[task for task in profile.tasks if task in pack.tasks],
-        conditions={"organism": list(profile.organisms)},
-        generation=dict(profile.generation),
-        released=profile.manner(name),
-    )
-
-
-def _read_card(folder: Path) -> ModelCard:
-    path = folder / C2S_JSON
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict) or not (
-            content.get("vocabulary") or content.get("released")
-        ):
-            raise InputError(
-                f"{path}: the gene vocabulary is missing, so genes cannot be told from words"
-            )
-        return ModelCard.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {explain(error, ModelCard)}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-
-
-def resolve_folder(path_or_id: str | os.PathLike[str]) -> Path:
-    """Return the folder of a model that is named by its folder or its hub id.
-
-    Raises
-    ------
-    InputError
-        There is none, here or on the hub.
-    """
-    folder = Path(path_or_id)
-    if folder.is_dir():
-        return folder
-    source = str(path_or_id)
-    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise InputError(f"{source}: no model directory there")
-    return _from_hub(source)
-
-
-def _from_hub(model_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model_id, ignore_patterns=["*.bin", "*.pt", "*.pkl", "*.h5"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{model_id}: no folder of that name here, and the hub does not give it"
-        ) from error

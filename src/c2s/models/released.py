@@ -84,7 +84,7 @@ def find_profile(folder: Path, source: str, named: str | None = None) -> str | N
     source
         What the user called it: its path or hub id.
     named
-        The name of a family, where the user gives it.
+        The name of a family, or one of its other names, where the user gives it; the folder may have any name.
 
     Returns
     -------
@@ -99,8 +99,7 @@ def find_profile(folder: Path, source: str, named: str | None = None) -> str | N
         `config.json` is that of another architecture than the family's, or cannot be read.
     """
     if named is not None:
-        by_case = {name.casefold(): name for name in profiles()}
-        found = by_case.get(named.rpartition("/")[2].casefold())
+        found = _by_name().get(named.rstrip("/").rpartition("/")[2].casefold())
         if found is None:
             close = nearest(named, profiles())
             raise UsageError(
@@ -158,6 +157,7 @@ def _told(folder: Path, source: str) -> str | None:
 
 
 def _by_name() -> dict[str, str]:
+    """Return the family of each name, in lower case."""
     return {alias.casefold(): name for name, p in profiles().items() for alias in (name, *p.names)}
 
 

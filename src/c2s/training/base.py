@@ -25,8 +25,8 @@ from c2s.models.directory import (
     load_network,
     new_model,
     resolve_device,
-    resolve_folder,
 )
+from c2s.models.places import resolve_folder
 from c2s.models.presets import get_preset
 from c2s.training.data import TrainingData
 from c2s.training.recipe import BaseRecipe, LoraRecipe

@@ -47,14 +47,16 @@ class _ChunkedLoss(torch.autograd.Function):
             logits = logits.float()
             if cap is not None:
                 logits = cap * torch.tanh_(logits.div_(cap))
-            total = logits.logsumexp(-1)
-            losses[part] = total - logits.gather(1, targets[part, None])[:, 0]
+            slope = None if cap is None else 1 - (logits / cap) ** 2
+            # In place: a copy of all logits of a chunk costs as much as their exponentials.
+            logits.sub_(logits.amax(-1, keepdim=True))
+            of_target = logits.gather(1, targets[part, None])[:, 0]
+            total = logits.exp_().sum(-1)
+            losses[part] = total.log() - of_target
             if not (learn_hidden or learn_head or learn_new):
                 continue
-            slope = None if cap is None else 1 - (logits / cap) ** 2
-            gradient = logits.sub_(total[:, None]).exp_()  # probabilities
-            gradient.scatter_add_(1, targets[part, None], gradient.new_full((len(total), 1), -1.0))
-            gradient.mul_(weights[part, None])
+            gradient = logits.mul_((weights[part] / total)[:, None])  # weighted probabilities
+            gradient.scatter_add_(1, targets[part, None], -weights[part, None])
             if slope is not None:
                 gradient.mul_(slope)
             if by_bias is not None:

@@ -7,17 +7,18 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
 from c2s.common.errors import UsageError
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
+from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import merged
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
 from c2s.training.base import base_config, base_folder, check_lora, open_base
@@ -29,7 +30,6 @@ from c2s.training.packed_network import PackedNetwork
 from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
-    import torch
     from transformers import TrainerControl, TrainerState
 
 #: What a run leaves in its folder.
@@ -193,12 +193,14 @@ def run_recipe(
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "recipe.yaml") as path:
         path.write_text(_as_yaml(recipe), "utf-8")
+    threads = torch.get_num_threads()
     run = prepare(recipe, folder, out / "data", on_stage)
+    # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
+    torch.set_num_threads(threads)
     model = open_base(recipe.base, folder, run.data, recipe.seed, recipe.lora, device)
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
-    with ExitStack() as stack:
-        stack.enter_context(attending_packed(model.network))
+    with attending_packed(model.network), quiet_transformers():
         trainer = _trainer(run, model, out, device)
         trainer.resume_from(last)
         log = RunLog(
