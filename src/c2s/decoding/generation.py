@@ -14,6 +14,7 @@ the sentence, on top of those of the training cells where the constraint has the
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from c2s.decoding.sampling import Sampling, choose, uniform_numbers
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from c2s.decoding.prompt_attention import PromptReader
 
 #: Genes of a stretch of a sentence, for which frequencies are counted together.
 _STRETCH = 16
@@ -77,6 +80,8 @@ class SentenceWriter:
     guesses
         How many tokens are guessed at most in one pass; 0 guesses none. A network that cannot take tokens back
         (`slots.takes_slots`) gets none.
+    reader
+        Has the network read prompts as it was trained to.
 
     Attributes
     ----------
@@ -85,19 +90,24 @@ class SentenceWriter:
     """
 
     def __init__(
-        self, network: PreTrainedModel, constraint: GeneSentence, sampling: Sampling, guesses: int
+        self,
+        network: PreTrainedModel,
+        constraint: GeneSentence,
+        sampling: Sampling,
+        guesses: int,
+        reader: PromptReader,
     ) -> None:
         from c2s.decoding.slots import SlotNetwork, SteadyNetwork, takes_slots
 
         slots = takes_slots(network)
         self.network: Any = (SlotNetwork if slots else SteadyNetwork)(network, constraint.tokens)
-        self.constraint, self.sampling = constraint, sampling
+        self.constraint, self.sampling, self.reader = constraint, sampling, reader
         self.temperatures = sampling.temperatures_by_rank(constraint.n_genes)
         self.guesses = min(guesses, constraint.trie.depth - 1) if slots else 0
         self.passes = Passes()
         self.counts = first_counts(constraint)
 
-    def write(self, prompts: list[np.ndarray], keys: np.ndarray) -> States:
+    def write(self, prompts: list[np.ndarray], keys: np.ndarray, begun: int = 0) -> States:
         """Write a sentence behind each prompt.
 
         Parameters
@@ -106,12 +116,16 @@ class SentenceWriter:
             Token ids.
         keys : uint64 array, shape (n_prompts,)
             Decide the draws of each sentence.
+        begun
+            Tokens at the end of every prompt that are the answer's.
 
         Returns
         -------
         States
             The finished sentences, in the order of the prompts.
         """
+        from c2s.decoding.slots import SlotNetwork
+
         n = len(prompts)
         states = self.constraint.start_many(n)
         lengths = np.array([len(p) for p in prompts], dtype=np.int64)
@@ -120,7 +134,9 @@ class SentenceWriter:
             ids[row, : len(prompt)] = prompt
         last = np.arange(ids.shape[1]) == lengths[:, None] - 1
         cache = self.network.new_cache()
-        logits = self.network.logits(ids, lengths, np.zeros(n, np.int64), cache, last)
+        left = not isinstance(self.network, SlotNetwork)
+        with self.reader.reading(prompts, ids.shape[1], begun, left=left):
+            logits = self.network.logits(ids, lengths, np.zeros(n, np.int64), cache, last)
 
         rows, fed = np.arange(n), np.empty((n, 1 + self.guesses), np.int64)
         n_fed = np.ones(n, np.int64)
@@ -198,6 +214,7 @@ def write_token_by_token(
     keys: np.ndarray,
     sampling: Sampling,
     pad_id: int,
+    reading: AbstractContextManager[None] | None = None,
 ) -> None:
     """Finish answers of any constraint with any network, a token a pass.
 
@@ -215,16 +232,19 @@ def write_token_by_token(
         How tokens are drawn.
     pad_id
         What is fed where an answer is done.
+    reading
+        Entered while prompts are read.
     """
     import torch
 
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, step = None, 0
     while not all(state.done for state in states):
-        out = network(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
+        with (reading if step == 0 else None) or nullcontext():
+            out = network(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
         cache = out.past_key_values
         logits = out.logits[:, -1].float()
         allowed = np.zeros(logits.shape, dtype=bool)

@@ -27,6 +27,7 @@ from c2s.common.errors import (
 )
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
+from c2s.models.attention import PromptAttention
 from c2s.models.presets import get_preset
 from c2s.models.released import Released, find_profile, load_wording, profiles
 from c2s.tasks.prompts import PromptPack, load_prompts
@@ -82,6 +83,10 @@ class ModelCard(Config):
     calibration: dict[str, float] = Field(
         default_factory=dict,
         description="Of annotation, fitted on labelled cells: temperature, and errors before and after.",
+    )
+    attention: PromptAttention = Field(
+        default_factory=PromptAttention,
+        description="What tokens of a prompt see; decoding reads prompts as training did.",
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Where the weights come from."

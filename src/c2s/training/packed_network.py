@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from c2s.models.attention import PromptAttention
 from c2s.training.loss import weighted_loss
 from c2s.training.packed_attention import PackedLayout
 from c2s.training.samples import IGNORE, PackedBatch
@@ -29,12 +30,21 @@ class PackedNetwork(nn.Module):
         Attends packed (`attending_packed`).
     weigh
         Whether every sample weighs the same, or every token.
+    attention
+        What tokens of prompts see; where that is not only what stands before them, batches have their reach.
     """
 
-    def __init__(self, network: PreTrainedModel, weigh: Weigh = "sample") -> None:
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        weigh: Weigh = "sample",
+        attention: PromptAttention | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.weigh = weigh
+        n_layers = network.config.get_text_config().num_hidden_layers
+        self.open_layers = (attention or PromptAttention()).open_layers(n_layers)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -76,9 +86,10 @@ class PackedNetwork(nn.Module):
         device = batch.ids.device
         network: Any = self.network
         base = network.get_base_model() if hasattr(network, "peft_config") else network
+        reach = None if batch.reach is None else batch.reach[0]
         hidden = base.base_model(
             input_ids=batch.ids, position_ids=batch.positions, use_cache=False,
-            packed_layout=PackedLayout(batch.lengths.tolist(), device),
+            packed_layout=PackedLayout(batch.lengths.tolist(), device, reach, self.open_layers),
         ).last_hidden_state[0]  # fmt: skip
         sample = torch.repeat_interleave(torch.arange(len(batch.lengths)), batch.lengths).to(device)
         learned = batch.labels[0] != IGNORE
