@@ -8,11 +8,14 @@ import torch
 import yaml
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from c2s.analysis.gene_sets import enumerate_gene_set
+from c2s.analysis.samples import _Asker
 from c2s.common.errors import UsageError
 from c2s.constraints.free_text import FreeText
 from c2s.constraints.trie import GeneSentence, TokenTrie
 from c2s.decoding import slots
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompt_attention import PromptReader
 from c2s.decoding.sampling import Sampling
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, load_model
@@ -351,6 +354,38 @@ class TestDecoding:
             np.testing.assert_allclose(
                 value, (slope * embedded).sum(-1)[0].detach().numpy(), atol=5e-5, rtol=1e-3
             )
+
+
+def test_verbs_say_which_tokens_are_the_answers_own(make_model, gene_tokenizer, monkeypatch):
+    texts = {"prompts": ["List genes of {gene_set}:"], "response": " In it are {genes}."}
+    card = {"tasks": ["gene_set_enum"], "prompts": "own", "wording": {"gene_set_enum": texts}}
+    model = make_model(gene_tokenizer, card={**card, "attention": {"kind": "prefix"}})
+    seen, reading = [], PromptReader.reading
+
+    def watch(self, prompts, width, begun=0, **options):
+        seen.append([p[: len(p) - begun].tolist() for p in prompts])
+        return reading(self, prompts, width, begun, **options)
+
+    monkeypatch.setattr(PromptReader, "reading", watch)
+    enumerate_gene_set("hormones", model, n=3)
+    assert seen == [[model.encode_prompt(["List genes of hormones:"]).tolist()]]
+
+    class Asked:
+        """Takes the place of an engine."""
+
+        rows = ()
+
+        def score(self, rows, answers, progress=None, begun=0):
+            Asked.rows += tuple(r[: len(r) - n].tolist() for r, n in zip(rows, begun, strict=True))
+            return np.tile(np.arange(len(answers), dtype=float), (len(rows), 1))
+
+    model = make_model(gene_tokenizer, card={"tasks": ["sample_cell_types"]})
+    asker = _Asker(model, get_task("sample_cell_types"), ["alpha", "beta"], Asked())
+    prompts = [np.arange(5), np.arange(7)]
+    for _ in asker.types(prompts, [2, 3]):
+        pass
+    assert sorted(map(len, Asked.rows)) == [5, 5, 7, 7, 7]
+    assert all(row == list(range(len(row))) for row in Asked.rows)
 
 
 def test_the_card_keeps_the_kind_and_old_cards_are_causal(

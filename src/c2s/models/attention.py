@@ -74,8 +74,8 @@ class PromptAttention(Config):
         layers = range(0, max(1, n_layers - 1), 2) if self.layers is None else self.layers
         if max(layers) >= n_layers:
             raise UsageError(
-                f"attention.layers: the network has {n_layers:,} layers, and no layer {max(layers):,} (they are counted "
-                "from 0)"
+                f"attention.layers: the network has {n_layers:,} layers, and no layer {max(layers):,} (they are "
+                "counted from 0)"
             )
         return frozenset(layers)
 

@@ -304,7 +304,8 @@ def flatten(
     tasks = np.array([number.get(s.task or "", -1) for s in samples], np.int64)
     row = [torch.from_numpy(x.astype(np.int64))[None] for x in (ids, positions, labels)]
     rest = [torch.from_numpy(x) for x in (lengths, prompts, learned, tasks)]
+    batch = PackedBatch(*row, *rest)
     if reach is None:
-        return PackedBatch(*row, *rest)
+        return batch
     seen = np.concatenate([reach(s.ids, s.prompt_length) for s in samples])
-    return PackedBatch(*row, *rest, reach=torch.from_numpy(seen)[None])
+    return replace(batch, reach=torch.from_numpy(seen)[None])
