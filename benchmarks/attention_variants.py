@@ -2,12 +2,12 @@
 
     python benchmarks/attention_variants.py [--seeds 3] [--steps 350] [--jobs 2] [--out study.jsonl]
 
-The packaged pancreas cells, cell_type and cond_cell at once, from random weights: the shape of `mini` with three layers,
-because with two a hybrid network is the prefix network: what tokens of a prompt see in the last layer, no token of the
-response reads. So prefix differs from causal in two layers, hybrid in the first. A seed draws split, weights, examples and sentences; variants of one seed share all of them and take
-equally many steps of equally many samples. Nothing is chosen on test cells: optimisation and sampling are the demo's,
-from before these variants were there. Test cells are annotated in one wording, and one cell of its type is written for
-each of them.
+The packaged pancreas cells, cell_type and cond_cell at once, from random weights: the shape of `mini` with three
+layers, because with two a hybrid network is the prefix network: what tokens of a prompt see in the last layer, no token
+of the response reads. So prefix differs from causal in two layers, hybrid in the first. A seed draws split, weights,
+examples and sentences; variants of one seed share all of them and take equally many steps of equally many samples.
+Nothing is chosen on test cells: optimisation and sampling are the demo's, from before these variants were there. Test
+cells are annotated in one wording, and one cell of its type is written for each of them.
 
 Printed are means over seeds with 95 % intervals (Student's t), and the mean difference from the causal network of the
 same seed with its own. Three seeds give wide intervals: what they hold 0 in is not shown to differ.

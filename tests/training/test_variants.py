@@ -19,6 +19,7 @@ from c2s.decoding.prompt_attention import PromptReader
 from c2s.decoding.sampling import Sampling
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, load_model
+from c2s.tasks.registry import get_task
 from c2s.training import packed_attention
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
@@ -518,9 +519,12 @@ def test_recipes_that_cannot_work():
         TrainingRecipe.parse(recipe(augment={"share": 2}), "r")
 
 
-def test_a_run_keeps_its_attention_and_a_further_one_takes_it_over(tmp_path, cut):
+def test_a_run_keeps_its_attention_and_a_further_one_takes_it_over(tmp_path, cut, monkeypatch):
+    from c2s.corpus import redrawn
     from c2s.training.run import prepare, run_recipe
 
+    build = redrawn.build_from  # in this process, which is quicker for so few cells
+    monkeypatch.setattr(redrawn, "build_from", lambda *a, **k: build(*a, **{**k, "workers": 1}))
     cut.copy().write_h5ad(tmp_path / "cells.h5ad")
     corpus = {
         "sources": [{"data": "cells.h5ad", "values": {"study": "cut", "donor": "one"}}],
