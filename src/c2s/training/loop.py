@@ -27,6 +27,7 @@ from c2s.training.packed_network import PackedNetwork
 from c2s.training.samples import (
     Learn,
     PackedBatch,
+    Reach,
     SampleStream,
     TokenSample,
     flatten,
@@ -51,11 +52,12 @@ class _Steps(IterableDataset[list[PackedBatch]]):
         first: int,
         rank: int,
         world_size: int,
+        reach: Reach | None,
     ) -> None:
         super().__init__()
         self.stream, self.batch_size, self.learn = stream, batch_size, learn
         self.tokens_per_pass, self.context, self.first = tokens_per_pass, context, first
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.reach = rank, world_size, reach
 
     def __iter__(self) -> Iterator[list[PackedBatch]]:
         worker = get_worker_info()
@@ -69,6 +71,7 @@ class _Steps(IterableDataset[list[PackedBatch]]):
                     self.tokens_per_pass,
                     task_names=self.stream.task_names,
                     context=self.context,
+                    reach=self.reach,
                 )
 
 
@@ -79,6 +82,7 @@ def batches_of(
     *,
     task_names: Sequence[str],
     context: int | None,
+    reach: Reach | None = None,
 ) -> list[PackedBatch]:
     """Return samples as packed batches of at most so many tokens each.
 
@@ -89,7 +93,7 @@ def batches_of(
     """
     passes = split_into_passes([len(s.ids) for s in samples], tokens_per_pass)
     return [
-        flatten([samples[i] for i in p], learn, task_names=task_names, context=context)
+        flatten([samples[i] for i in p], learn, task_names=task_names, context=context, reach=reach)
         for p in passes
     ]
 
@@ -117,6 +121,8 @@ class PackedTrainer(Trainer):
         Called after the losses were measured, on the main process; its numbers stand beside them.
     workers
         Processes that make the samples; 0 makes them in this one.
+    reach
+        Of a network whose prompts are not read causally (`PackedNetwork`'s `attention`).
 
     Attributes
     ----------
@@ -137,6 +143,7 @@ class PackedTrainer(Trainer):
         measure: Any = None,
         workers: int = 0,
         keep_checkpoints: int = 2,
+        reach: Reach | None = None,
         **kwargs: Any,
     ) -> None:
         # The Trainer wants to see validation data where it is to measure any; `evaluate` reads what was dealt out.
@@ -153,6 +160,7 @@ class PackedTrainer(Trainer):
         self.packed, self.stream, self.learn = packed, stream, learn
         self.batch_size, self.tokens_per_pass = batch_size, tokens_per_pass
         self.workers, self.measure, self.keep_checkpoints = workers, measure, keep_checkpoints
+        self.reach = reach
         self.context: int | None = getattr(packed.config, "max_position_embeddings", None)
         self.task_names = tuple(stream.task_names)
         self.validation = (
@@ -163,6 +171,7 @@ class PackedTrainer(Trainer):
                     tokens_per_pass,
                     task_names=self.task_names,
                     context=self.context,
+                    reach=reach,
                 )
             )
             if len(validation)
@@ -180,6 +189,7 @@ class PackedTrainer(Trainer):
         steps = _Steps(
             self.stream, batch_size=self.batch_size, learn=self.learn, tokens_per_pass=self.tokens_per_pass,
             context=self.context, first=self.first_step, rank=self.args.process_index, world_size=self.args.world_size,
+            reach=self.reach,
         )  # fmt: skip
         return DataLoader(steps, batch_size=None, num_workers=self.workers)
 

@@ -6,6 +6,9 @@ together, padded on the right, which a causal mask hides by itself: so PyTorch's
 a mask, on the CPU and on a GPU, and the work is the sum of the squares of the lengths of the samples instead of the
 square of the row's.
 
+Where tokens of prompts see what stands behind them (`c2s.models.attention`), a mask says so; layers that are causal do
+without.
+
 Where scores are capped (Gemma-2), which the fused attention does not do, they are computed here for a stretch of the
 queries at a time and again when gradients are, so that no matrix of all scores is ever held.
 """
@@ -23,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from c2s.common.errors import UsageError
+from c2s.models.attention import visible
 
 #: Name of the implementation in transformers.
 NAME = "c2s_packed"
@@ -47,10 +51,20 @@ class _Group:
         Where each token stands in the row; what fills up shorter samples stands anywhere.
     real : bool tensor, shape (n_samples, longest)
         Which places are tokens of the sample; None where all are.
+    reach : int64 tensor, shape (n_samples, longest)
+        The last token of its sample that each token sees; None where that is the token itself everywhere.
     """
 
     places: torch.Tensor
     real: torch.Tensor | None
+    reach: torch.Tensor | None = None
+    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> torch.Tensor:
+        """Return which keys each query sees, made once for all layers. bool, (n_samples, 1, longest, longest)."""
+        if window not in self._masks and self.reach is not None:
+            self._masks[window] = visible(self.reach, self.reach.shape[1], window)[:, None]
+        return self._masks[window]
 
 
 @dataclass
@@ -63,13 +77,29 @@ class PackedLayout:
         Tokens of each sample, in the order of the row.
     device
         Where attention is computed.
+    reach : int64 tensor, shape (n_tokens,)
+        The last token of its sample that each token sees in layers that are open; None where all are causal.
+    open_layers
+        The layers in which tokens see that far.
+
+    Raises
+    ------
+    UsageError
+        Layers are open, and no reach is given.
     """
 
     lengths: Sequence[int]
     device: torch.device | str = "cpu"
+    reach: torch.Tensor | None = None
+    open_layers: frozenset[int] = frozenset()
     groups: list[_Group] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.open_layers and self.reach is None:
+            raise UsageError(
+                "the network's prompts are not read causally, and the batch does not say how far its tokens see; make "
+                "it with flatten(…, reach=…)"
+            )
         starts = torch.tensor([0, *self.lengths]).cumsum(0).tolist()
         order = sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i])
         self.groups = []
@@ -82,9 +112,13 @@ class PackedLayout:
             at = torch.arange(longest)
             real = at < length[:, None]
             places = torch.where(real, begin[:, None] + at, begin[:, None])
-            self.groups.append(
-                _Group(places.to(self.device), None if real.all() else real.to(self.device))
-            )
+            whole = bool(real.all())
+            real, places = real.to(self.device), places.to(self.device)
+            reach = None
+            if self.reach is not None:
+                # What fills up sees what stands before it: some token must be seen.
+                reach = torch.where(real, self.reach[places], at.to(self.device))
+            self.groups.append(_Group(places, None if whole else real, reach))
 
     def to(self, device: torch.device | str) -> PackedLayout:
         """Return the layout on another device: accelerate asks for it where layers lie on several."""
@@ -144,13 +178,16 @@ def packed_attention(
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]  # (n_tokens, heads, head_dim)
     out = torch.empty_like(rows[0])
     parts, places = [], []
+    is_open = getattr(module, "layer_idx", None) in packed_layout.open_layers
     for group in packed_layout.groups:
         q, k, v = (x[group.places].transpose(1, 2) for x in rows)  # (n, heads, longest, head_dim)
         window = sliding_window if sliding_window and sliding_window < q.shape[2] else None
         if softcap is None:
-            attended = _fused(q, k, v, scale, rate, window)
+            mask = group.mask(window) if is_open else None
+            attended = _fused(q, k, v, scale, rate, window, mask)
         else:
-            attended = _capped(q, k, v, scale, rate, window, softcap)
+            reach = group.reach if is_open else None
+            attended = _capped(q, k, v, scale, rate, window, softcap, reach)
         attended = attended.transpose(1, 2)
         if group.real is None:
             parts.append(attended.flatten(0, 1))
@@ -169,9 +206,11 @@ def _fused(
     scale: float,
     dropout: float,
     window: int | None,
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend with PyTorch's own attention."""
-    mask = None if window is None else _visible(0, q.shape[2], window, q.device)
+    """Attend with PyTorch's own attention; causally where no mask is given."""
+    if mask is None and window is not None:
+        mask = _visible(0, q.shape[2], window, q.device)
     return functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
@@ -179,28 +218,38 @@ def _fused(
 
 
 def _capped(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float, window: int | None, softcap: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float, window: int | None, softcap: float,
+    reach: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
-    """Attend with capped scores, a stretch of the queries at a time."""
+    """Attend with capped scores, a stretch of the queries at a time; causally where no reach is given."""
     n, heads, longest, _ = q.shape
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int) -> torch.Tensor:
+    def attend(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, first: int
+    ) -> torch.Tensor:
         scores = softcap * torch.tanh((q @ k.transpose(-1, -2)) * (scale / softcap))
-        seen = _visible(start, q.shape[2], window, q.device, k.shape[2])
+        if reach is None:
+            seen = _visible(start - first, q.shape[2], window, q.device, k.shape[2])
+        else:
+            far = reach[:, start : start + q.shape[2]]
+            seen = visible(far, k.shape[2], window, first_query=start, first_key=first)[:, None]
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32)
         return functional.dropout(weights.to(v.dtype), dropout) @ v
 
     stretch = max(_FEWEST_QUERIES, _STRETCH_SCORES // (n * heads * longest))
     if stretch >= longest:
-        return attend(q, k, v, 0)
+        return attend(q, k, v, 0, 0)
     parts = []
     for start in range(0, longest, stretch):
         stop = min(start + stretch, longest)
         first = 0 if window is None else max(0, start - window + 1)
-        # Keys behind the last query are seen by none of the stretch, nor those before the first one's window.
-        part = (q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop], start - first)
+        # Keys outside of what the stretch can see: before its first query's window, and behind its last query.
+        end = stop
+        if reach is not None:
+            end = longest if window is None else min(longest, stop + window - 1)
+        part = (q[:, :, start:stop], k[:, :, first:end], v[:, :, first:end], start, first)
         parts.append(checkpoint(attend, *part, use_reentrant=False))
     return torch.cat(parts, 2)
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from c2s.models.attention import PromptAttention
 from c2s.training.loss import trained_rows, weighted_loss
 from c2s.training.packed_attention import PackedLayout
 from c2s.training.samples import IGNORE, PackedBatch
@@ -33,12 +34,21 @@ class PackedNetwork(nn.Module):
         Attends packed (`attending_packed`); with an adapter, the network of PEFT.
     weigh
         Whether every sample weighs the same, or every token.
+    attention
+        What tokens of prompts see; where that is not only what stands before them, batches have their reach.
     """
 
-    def __init__(self, network: PreTrainedModel | PeftModel, weigh: Weigh = "sample") -> None:
+    def __init__(
+        self,
+        network: PreTrainedModel | PeftModel,
+        weigh: Weigh = "sample",
+        attention: PromptAttention | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.weigh = weigh
+        n_layers = network.config.get_text_config().num_hidden_layers
+        self.open_layers = (attention or PromptAttention()).open_layers(n_layers)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -83,9 +93,10 @@ class PackedNetwork(nn.Module):
         """
         network: Any = self.network
         base = network.get_base_model() if hasattr(network, "get_base_model") else network
+        reach = None if batch.reach is None else batch.reach[0]
         hidden = base.base_model(
             **_read(base, batch.ids), position_ids=batch.positions, use_cache=False,
-            packed_layout=PackedLayout(batch.lengths.tolist(), batch.ids.device),
+            packed_layout=PackedLayout(batch.lengths.tolist(), batch.ids.device, reach, self.open_layers),
         ).last_hidden_state[0]  # fmt: skip
         head = base.get_output_embeddings()
         device = next(

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 from c2s.common.config import Config
 from c2s.common.errors import UsageError
 from c2s.corpus.recipe import CorpusRecipe
+from c2s.models.attention import PromptAttention
 from c2s.models.presets import PRESETS
 from c2s.training.packed_network import Weigh
 from c2s.training.samples import Learn
+from c2s.training.variants import AugmentRecipe
 
 #: Trackers of the Trainer that a recipe may name; each needs its own package.
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -239,6 +241,13 @@ class TrainingRecipe(Config):
     weigh: Weigh | None = Field(
         None, description="Whether every 'sample' weighs the same or every 'token'."
     )
+    attention: PromptAttention | None = Field(
+        None,
+        description="What tokens of a prompt see (SPEC §17); by default what they saw when the base was trained.",
+    )
+    augment: AugmentRecipe | None = Field(
+        None, description="Genes of prompts in other orders (SPEC §17)."
+    )
     evaluation: EvaluationRecipe = Field(
         default_factory=EvaluationRecipe, description="What is measured meanwhile."
     )
@@ -272,6 +281,11 @@ class TrainingRecipe(Config):
                 )
             if not self.data.validation:
                 raise ValueError("evaluation.best needs validation samples; data.validation is 0")
+        if self.attention is not None and not self.attention.is_causal and self.learned == "all":
+            raise ValueError(
+                f"attention.kind = {self.attention.kind!r} needs learn: response; a token of the prompt that sees "
+                "its successor cannot learn to predict it"
+            )
         return self
 
     @property

@@ -20,6 +20,7 @@ from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import merged
+from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
 from c2s.training.base import base_config, base_folder, check_lora, open_base
 from c2s.training.data import TrainingData, fitted_line, open_data
@@ -28,6 +29,7 @@ from c2s.training.optimizers import MuonWithAdamW
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
+from c2s.training.variants import PermutedStream
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState
@@ -45,6 +47,7 @@ class Prepared:
     data: TrainingData
     config: Any
     n_steps: int
+    attention: PromptAttention
 
 
 def prepare(
@@ -72,9 +75,13 @@ def prepare(
     shape = base_config(recipe.base, folder, 1)
     check_lora(recipe.base, recipe.lora, shape)
     context = recipe.base.context or shape.max_position_embeddings
-    mode = None
+    mode, attention = None, recipe.attention or PromptAttention()
     if source is not None and (Path(source) / C2S_JSON).is_file():
-        mode = json.loads((Path(source) / C2S_JSON).read_text("utf-8"))["mode"]
+        card = json.loads((Path(source) / C2S_JSON).read_text("utf-8"))
+        mode = card["mode"]
+        if recipe.attention is None:
+            attention = PromptAttention.parse(card.get("attention", {}), f"{source}: attention")
+    _check_attention(recipe, attention, shape)
     data = open_data(
         recipe.data, folder, work, packed=recipe.stage == "pretrain", seed=recipe.seed, context=context,
         tokenizer=None if source is None else str(Path(source).resolve()) if Path(source).is_dir() else source,
@@ -89,7 +96,23 @@ def prepare(
             (recipe.optimisation.epochs or 0) * data.stream.n_items / recipe.optimisation.batch_size
         ),
     )
-    return Prepared(recipe, folder, data, config, steps)
+    return Prepared(recipe, folder, data, config, steps, attention)
+
+
+def _check_attention(recipe: TrainingRecipe, attention: PromptAttention, shape: Any) -> None:
+    """Refuse attention that cannot be trained.
+
+    Raises
+    ------
+    UsageError
+        Prompts of the base are not read causally and are to be learned, or there is no such layer.
+    """
+    attention.open_layers(shape.get_text_config().num_hidden_layers)
+    if not attention.is_causal and recipe.learned == "all":
+        raise UsageError(
+            f"learn: the base reads prompts with attention.kind = {attention.kind!r}, whose tokens see their "
+            "successors; set learn: response, or attention.kind: causal"
+        )
 
 
 class RunLog(TrainerCallback):
@@ -198,6 +221,7 @@ def run_recipe(
     # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
     torch.set_num_threads(threads)
     model = open_base(recipe.base, folder, run.data, recipe.seed, recipe.lora, device)
+    model.card = model.card.model_copy(update={"attention": run.attention})
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
     with attending_packed(model.network), quiet_transformers():
@@ -265,16 +289,20 @@ def _trainer(run: Prepared, model: Model, out: Path, device: str | None) -> Pack
     if recipe.evaluation.patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
     validation = run.data.validation(recipe.data.validation)
+    stream = run.data.stream
+    if recipe.augment is not None:
+        stream = PermutedStream(stream, recipe.augment, run.data.tokenizer, recipe.seed)
     return PackedTrainer(
-        PackedNetwork(model.adapted or model.network, recipe.weighed),
+        PackedNetwork(model.adapted or model.network, recipe.weighed, run.attention),
         arguments(recipe, run.n_steps, out / "checkpoints", device, bool(validation)),
-        run.data.stream,
+        stream,
         batch_size=settings.batch_size,
         learn=recipe.learned,
         tokens_per_pass=settings.tokens_per_pass,
         validation=validation,
         workers=recipe.data.workers,
         keep_checkpoints=recipe.keep_checkpoints,
+        reach=None if run.attention.is_causal else PromptReach(run.attention, run.data.tokenizer),
         callbacks=callbacks,
         optimizers=(_optimizer(model.network, settings), None),
     )

@@ -19,6 +19,9 @@ from c2s.corpus.online import OnlineExamples
 from c2s.corpus.reader import ShardReader
 from c2s.tokens.tokenizer import CellTokenizer
 
+#: Says of each token of a sample, given how many are its prompt, which is the last one that it sees; see `PromptReach`.
+Reach = Callable[[np.ndarray, int], np.ndarray]
+
 #: Label of tokens that are not learned, as in Hugging Face and PyTorch.
 IGNORE = -100
 
@@ -222,6 +225,8 @@ class PackedBatch:
         Tokens of each sample that are learned.
     tasks : int64 tensor, shape (n_samples,)
         Places in `task_names` of the stream; −1 where the task is not known.
+    reach : int64 tensor, shape (1, n_tokens), or None
+        The last place of its sample that each token sees; None where that is its own everywhere.
     """
 
     ids: torch.Tensor
@@ -231,10 +236,12 @@ class PackedBatch:
     prompt_lengths: torch.Tensor
     n_learned: torch.Tensor
     tasks: torch.Tensor
+    reach: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch with its tokens on a device; lengths stay where they are read, on the CPU."""
-        moved = {n: getattr(self, n).to(device) for n in ("ids", "positions", "labels")}
+        names = ("ids", "positions", "labels", *(["reach"] if self.reach is not None else []))
+        moved = {n: getattr(self, n).to(device) for n in names}
         return replace(self, **moved)
 
 
@@ -244,6 +251,7 @@ def flatten(
     *,
     task_names: Sequence[str] = (),
     context: int | None = None,
+    reach: Reach | None = None,
 ) -> PackedBatch:
     """Lay samples one behind another; nothing is cut.
 
@@ -257,12 +265,20 @@ def flatten(
         Number the tasks.
     context
         Longest sample that the network takes; None for no limit.
+    reach
+        Of a network whose prompts are not read causally.
 
     Raises
     ------
     UsageError
-        A sample is longer than the context, or has nothing to learn.
+        A sample is longer than the context, or has nothing to learn; or prompts are learned whose tokens see what
+        stands behind them.
     """
+    if reach is not None and learn == "all":
+        raise UsageError(
+            "prompts whose tokens see what stands behind them cannot be learned; set learn: response, or "
+            "attention.kind: causal"
+        )
     number = {name: k for k, name in enumerate(task_names)}
     lengths = np.array([len(s.ids) for s in samples], np.int64)
     prompts = np.array([s.prompt_length for s in samples], np.int64)
@@ -288,4 +304,8 @@ def flatten(
     tasks = np.array([number.get(s.task or "", -1) for s in samples], np.int64)
     row = [torch.from_numpy(x.astype(np.int64))[None] for x in (ids, positions, labels)]
     rest = [torch.from_numpy(x) for x in (lengths, prompts, learned, tasks)]
-    return PackedBatch(*row, *rest)
+    batch = PackedBatch(*row, *rest)
+    if reach is None:
+        return batch
+    seen = np.concatenate([reach(s.ids, s.prompt_length) for s in samples])
+    return replace(batch, reach=torch.from_numpy(seen)[None])
