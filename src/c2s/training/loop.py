@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer, TrainerControl, TrainingArguments
 
 from c2s.common.errors import C2SError, UsageError
+from c2s.common.transformers_log import quiet_transformers
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.samples import (
     Learn,
@@ -113,7 +114,7 @@ class PackedTrainer(Trainer):
     validation
         Samples that the loss is measured on, and that are never trained on; the same on every process.
     measure
-        Called after the losses were measured, on the main process; its numbers stand beside them.
+        Called after the losses were measured, on every process; its numbers stand beside them.
     workers
         Processes that make the samples; 0 makes them in this one.
 
@@ -283,8 +284,20 @@ class PackedTrainer(Trainer):
         return metrics
 
     def floating_point_ops(self, inputs: list[PackedBatch]) -> int:
-        """Return the operations of a step on this process, forward and backward, without attention (6·N·D)."""
-        return 6 * self.packed.n_body * sum(b.ids.numel() for b in inputs)
+        """Return the operations of a step on this process, forward and backward.
+
+        Six a weight and token (Kaplan et al. 2020, arXiv:2001.08361), four where the weight is not trained; and those
+        of attention between tokens that see each other.
+        """
+        config: Any = self.packed.config
+        heads = config.num_attention_heads
+        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        tokens = sum(b.ids.numel() for b in inputs)
+        pairs = sum(int((b.lengths**2).sum()) for b in inputs)
+        n_body = self.packed.n_body
+        trained = sum(p.numel() for p in self.packed.parameters() if p.requires_grad)
+        body = (4 * n_body + 2 * min(n_body, trained)) * tokens
+        return body + 6 * config.num_hidden_layers * width * pairs
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -309,9 +322,10 @@ class PackedTrainer(Trainer):
             return
         if state_dict is not None:
             state_dict = {k.removeprefix("network."): v for k, v in state_dict.items()}
-        self.packed.network.save_pretrained(
-            output_dir or self.args.output_dir, state_dict=state_dict
-        )
+        with quiet_transformers():
+            self.packed.network.save_pretrained(
+                output_dir or self.args.output_dir, state_dict=state_dict
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore what `_save` wrote (called by the Trainer)."""

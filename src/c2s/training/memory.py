@@ -191,6 +191,38 @@ def estimate_memory(
     )
 
 
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Weights of a network, tied ones once.
+
+    Attributes
+    ----------
+    all, trainable
+        All, and those that are trained.
+    body
+        Those that every token goes through: all but the table of input embeddings, where the head has its own.
+    """
+
+    all: int
+    trainable: int
+    body: int
+
+
+def count_parameters(
+    config: PretrainedConfig, change: Callable[[Any], Any] | None = None
+) -> ParameterCounts:
+    """Count the weights of a network that is not made; `change` as in `estimate_memory`."""
+    from c2s.training.packed_network import PackedNetwork
+
+    network = _on_meta(config, change)
+    parameters = list(network.parameters())
+    return ParameterCounts(
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        PackedNetwork(network).n_body,
+    )
+
+
 def _with_layers(config: Any, n_layers: int) -> Any:
     """Return a configuration with another number of layers."""
     changed = copy.deepcopy(config)
@@ -200,14 +232,19 @@ def _with_layers(config: Any, n_layers: int) -> Any:
     return changed
 
 
-def _network(config: Any, change: Callable[[Any], Any] | None) -> Any:
-    """Return a network of shapes only, ready to be trained; to be called where tensors are fake."""
+def _on_meta(config: Any, change: Callable[[Any], Any] | None) -> Any:
+    """Return a network without memory for its weights."""
     from transformers import AutoModelForCausalLM
 
-    # `change` may move what it adds to other devices, which fake tensors cannot; tensors on the meta device can.
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
-        network = network if change is None else change(network)
+        return network if change is None else change(network)
+
+
+def _network(config: Any, change: Callable[[Any], Any] | None) -> Any:
+    """Return a network of shapes only, ready to be trained; to be called where tensors are fake."""
+    # `change` may move what it adds to other devices, which fake tensors cannot; tensors on the meta device can.
+    network = _on_meta(config, change)
     made: dict[int, Any] = {}  # tied weights stay one
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
