@@ -51,7 +51,9 @@ def model_card(
     licence
         Of the base, where it is known.
     """
-    base, from_weights = facts["base"], recipe["base"]["model"] is not None
+    base, from_weights = str(facts["base"]), recipe["base"]["model"] is not None
+    if Path(base).is_absolute() or base.startswith((".", "~")):
+        base = Path(base).name  # of a folder, where it lies is nobody's business
     head: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -59,7 +61,7 @@ def model_card(
     }
     if licence is not None:
         head["license"] = licence
-    if from_weights and not Path(base).is_absolute() and base.count("/") == 1:
+    if from_weights and base.count("/") == 1:
         head["base_model"] = base
     began = f"the weights of `{base}`" if from_weights else f"random weights (shape `{base}`)"
     stage = {"pretrain": "Pre-trained", "sft": "Fine-tuned"}[facts["stage"]]

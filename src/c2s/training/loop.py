@@ -32,6 +32,7 @@ from c2s.training.samples import (
     flatten,
     split_into_passes,
 )
+from c2s.training.speed import training_flops
 
 #: Stands in a checkpoint that was written to its end.
 COMPLETE = "complete.json"
@@ -284,20 +285,15 @@ class PackedTrainer(Trainer):
         return metrics
 
     def floating_point_ops(self, inputs: list[PackedBatch]) -> int:
-        """Return the operations of a step on this process, forward and backward.
-
-        Six a weight and token (Kaplan et al. 2020, arXiv:2001.08361), four where the weight is not trained; and those
-        of attention between tokens that see each other.
-        """
-        config: Any = self.packed.config
-        heads = config.num_attention_heads
-        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        tokens = sum(b.ids.numel() for b in inputs)
-        pairs = sum(int((b.lengths**2).sum()) for b in inputs)
-        n_body = self.packed.n_body
-        trained = sum(p.numel() for p in self.packed.parameters() if p.requires_grad)
-        body = (4 * n_body + 2 * min(n_body, trained)) * tokens
-        return body + 6 * config.num_hidden_layers * width * pairs
+        """Return the operations that a step on this process needs (called by the Trainer)."""
+        return round(
+            training_flops(
+                self.packed.network,
+                tokens=sum(b.ids.numel() for b in inputs),
+                learned=sum(int(b.n_learned.sum()) for b in inputs),
+                pairs=sum(int((b.lengths**2).sum()) for b in inputs),
+            )
+        )
 
     # --- checkpoints --------------------------------------------------------------------------
 

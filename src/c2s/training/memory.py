@@ -94,7 +94,8 @@ class PassShape:
     def of_lengths(cls, lengths: list[int], n_learned: int, *, several: bool) -> PassShape:
         """Return equal samples with as many tokens, and about as many pairs of tokens, as those of given lengths."""
         length = round(sum(n * n for n in lengths) / sum(lengths))
-        return cls(max(1, round(sum(lengths) / length)), length, n_learned, several)
+        n_samples = max(1, round(sum(lengths) / length))
+        return cls(n_samples, length, min(n_learned, n_samples * length), several)
 
     @property
     def n_tokens(self) -> int:
@@ -191,38 +192,6 @@ def estimate_memory(
     )
 
 
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Weights of a network, tied ones once.
-
-    Attributes
-    ----------
-    all, trainable
-        All, and those that are trained.
-    body
-        Those that every token goes through: all but the table of input embeddings, where the head has its own.
-    """
-
-    all: int
-    trainable: int
-    body: int
-
-
-def count_parameters(
-    config: PretrainedConfig, change: Callable[[Any], Any] | None = None
-) -> ParameterCounts:
-    """Count the weights of a network that is not made; `change` as in `estimate_memory`."""
-    from c2s.training.packed_network import PackedNetwork
-
-    network = _on_meta(config, change)
-    parameters = list(network.parameters())
-    return ParameterCounts(
-        sum(p.numel() for p in parameters),
-        sum(p.numel() for p in parameters if p.requires_grad),
-        PackedNetwork(network).n_body,
-    )
-
-
 def _with_layers(config: Any, n_layers: int) -> Any:
     """Return a configuration with another number of layers."""
     changed = copy.deepcopy(config)
@@ -232,8 +201,8 @@ def _with_layers(config: Any, n_layers: int) -> Any:
     return changed
 
 
-def _on_meta(config: Any, change: Callable[[Any], Any] | None) -> Any:
-    """Return a network without memory for its weights."""
+def network_of_shapes(config: Any, change: Callable[[Any], Any] | None = None) -> Any:
+    """Return a network without memory for its weights, on the meta device; `change` as in `estimate_memory`."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -244,7 +213,7 @@ def _on_meta(config: Any, change: Callable[[Any], Any] | None) -> Any:
 def _network(config: Any, change: Callable[[Any], Any] | None) -> Any:
     """Return a network of shapes only, ready to be trained; to be called where tensors are fake."""
     # `change` may move what it adds to other devices, which fake tensors cannot; tensors on the meta device can.
-    network = _on_meta(config, change)
+    network = network_of_shapes(config, change)
     made: dict[int, Any] = {}  # tied weights stay one
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import torch
 
 from c2s.common.progress import OnStage, no_progress
 from c2s.models.directory import resolve_device
-from c2s.training.memory import PassShape, count_parameters, estimate_memory
+from c2s.training.memory import PassShape, estimate_memory, network_of_shapes
 from c2s.training.recipe import TrainingRecipe
 from c2s.training.run import Prepared, prepare
-from c2s.training.samples import split_into_passes
-from c2s.training.speed import device_name, matrix_rate
+from c2s.training.samples import TokenSample, split_into_passes
+from c2s.training.speed import device_name, matrix_rate, training_flops
 
 #: Steps that are looked at to find the largest pass.
 _LOOKED_AT = 8
@@ -64,15 +63,17 @@ def _facts(run: Prepared, device: str) -> dict[str, Any]:
     recipe, settings, manifest = run.recipe, run.recipe.optimisation, run.data.manifest
     config = run.config
     config.vocab_size = max(config.vocab_size, len(run.data.tokenizer.backend))
-    shape, passes, tokens_a_step, squares = _largest_pass(run)
-    parameters = count_parameters(config)
-    width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-    # As the Trainer counts them: forward and back, and attention where tokens see each other.
-    flops_a_step = (
-        6 * parameters.body * tokens_a_step + 6 * config.num_hidden_layers * width * squares
-    )
+    samples, shape, passes = _first_steps(run)
+    network = network_of_shapes(config)
+    parameters = list(network.parameters())
+    lengths = [len(s.ids) for s in samples]
+    flops_a_token = training_flops(
+        network,
+        tokens=sum(lengths),
+        learned=_learned(run, samples),
+        pairs=sum(n * n for n in lengths),
+    ) / sum(lengths)
+    tokens_a_step = sum(lengths) / min(_LOOKED_AT, run.n_steps)
     rate = matrix_rate(device, getattr(torch, settings.precision))
     memory = {
         choice: estimate_memory(
@@ -93,38 +94,35 @@ def _facts(run: Prepared, device: str) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "passes_a_step": passes,
         "tokens_a_pass": shape.n_tokens,
-        "parameters": parameters.all,
-        "trainable_parameters": parameters.trainable,
-        "flops": float(flops_a_step * run.n_steps),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "flops": flops_a_token * tokens_a_step * run.n_steps,
         "device": device_name(device),
         "matrix_rate": rate,
-        "tokens_per_second_at_most": round(rate * tokens_a_step / flops_a_step, 1),
+        "tokens_per_second_at_most": round(rate / flops_a_token, 1),
         "memory": {"chosen": chosen, **memory},
         "notes": manifest["notes"],
     }
 
 
-def _largest_pass(run: Prepared) -> tuple[PassShape, int, float, float]:
-    """Return the largest pass of the first steps, the most passes of a step, and a step's tokens and their squares.
-
-    The last are means: of a step's tokens, and of the sum of its samples' squared lengths.
-    """
+def _first_steps(run: Prepared) -> tuple[list[TokenSample], PassShape, int]:
+    """Return the samples of the first steps, the largest pass of them, and the most passes of a step."""
     settings = run.recipe.optimisation
-    passes, n_passes, tokens, squares = [], 1, [], []
+    passes, everything, n_passes = [], [], 1
     steps = run.data.stream.steps(settings.batch_size, 0, 0, 1)
     for samples in itertools.islice(steps, min(_LOOKED_AT, run.n_steps)):
-        lengths = [len(s.ids) for s in samples]
-        tokens.append(sum(lengths))
-        squares.append(sum(n * n for n in lengths))
-        step = split_into_passes(lengths, settings.tokens_per_pass)
+        step = split_into_passes([len(s.ids) for s in samples], settings.tokens_per_pass)
         n_passes = max(n_passes, len(step))
         passes += [[samples[i] for i in p] for p in step]
+        everything += samples
     largest = max(passes, key=lambda p: sum(len(s.ids) for s in p))
-    behind = [1 if run.recipe.learned == "all" else s.prompt_length for s in largest]
-    learned = sum(len(s.ids) - b for s, b in zip(largest, behind, strict=True))
-    lengths = [len(s.ids) for s in largest]
-    shape = PassShape.of_lengths(lengths, learned, several=n_passes > 1)
-    shape = PassShape(
-        shape.n_samples, shape.sample_tokens, min(learned, shape.n_tokens), shape.several
+    shape = PassShape.of_lengths(
+        [len(s.ids) for s in largest], _learned(run, largest), several=n_passes > 1
     )
-    return shape, n_passes, math.fsum(tokens) / len(tokens), math.fsum(squares) / len(squares)
+    return everything, shape, n_passes
+
+
+def _learned(run: Prepared, samples: list[TokenSample]) -> int:
+    """Return how many tokens of samples are learned."""
+    everything = run.recipe.learned == "all"
+    return sum(len(s.ids) - (1 if everything else s.prompt_length) for s in samples)

@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
+
+
+def training_flops(network: Any, *, tokens: float, learned: float, pairs: float) -> float:
+    """Return the floating-point operations that training on samples needs, forward and backward.
+
+    Six a weight and token (Kaplan et al. 2020, arXiv:2001.08361), four where weights are frozen. The table of input
+    embeddings multiplies nothing, the output head only the tokens that are learned. Attention counts half of all pairs
+    of tokens, those that a causal mask leaves. What is computed again for the sake of memory is not counted.
+
+    Parameters
+    ----------
+    network
+        A causal language model; it may be without memory for its weights.
+    tokens, learned
+        Tokens of the samples, and those of them that are learned.
+    pairs
+        Sum of the squared lengths of the samples.
+    """
+    config = network.config
+    table, head = network.get_input_embeddings(), network.get_output_embeddings()
+    ends = {id(p) for m in (table, head) for p in m.parameters()}
+    inner = sum(p.numel() for p in network.parameters() if id(p) not in ends)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in ends)
+    n_head = sum(p.numel() for p in head.parameters())
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = 6 * config.num_hidden_layers * width * pairs
+    return (4 * inner + 2 * trained) * tokens + 6 * n_head * learned + attention
 
 
 def matrix_rate(
