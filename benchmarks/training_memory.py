@@ -6,8 +6,7 @@
 Computed: one device, AdamW in float32 beside weights in float32, computing in bfloat16, samples of 512 tokens of which
 a tenth is learned, several passes a step. LoRA: rank 16 on all linear layers. Measured: peak resident memory of a
 process that takes two steps, less what the same process holds with its libraries loaded and one tiny step taken. The C
-library
-is told to give large blocks back at once (MALLOC_MMAP_THRESHOLD_); by itself it keeps some of them.
+library is told to give large blocks back at once (MALLOC_MMAP_THRESHOLD_); by itself it keeps some of them.
 """
 
 from __future__ import annotations
