@@ -90,6 +90,6 @@ def explain(error: ValidationError, model: type[Config]) -> str:
     message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     if not first["loc"]:
         return message  # of several fields together: it names them, and the whole recipe is too long to quote
-    if isinstance(first["input"], dict):  # a whole table is too long to quote
+    if isinstance(first["input"], dict) and first["input"]:  # a whole table is too long to quote
         return f"{field}: {message[0].lower()}{message[1:]}"
     return f"{field} = {first['input']!r}: {message[0].lower()}{message[1:]}"
