@@ -19,7 +19,10 @@ from c2s.cli.options import (
 def train(
     recipe: Annotated[
         Path,
-        typer.Argument(help="YAML recipe; the documentation has examples.", show_default=False),
+        typer.Argument(
+            help="YAML recipe, or the name of one that comes with the package: cell-type, cell-generation, pretrain.",
+            show_default=False,
+        ),
     ],
     out: Out,
     seed: Annotated[
@@ -39,9 +42,12 @@ def train(
     """Train a model: pre-training or fine-tuning on many tasks, or a small one from labelled cells."""
     from c2s.common.config import read_yaml
     from c2s.training.recipe import is_training_recipe
+    from c2s.training.shipped import shipped_recipe
 
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
-    content = read_yaml(recipe)
+    # A name has no folder and no suffix, a file has one or the other, or is there.
+    named = not recipe.exists() and recipe.name == str(recipe) and not recipe.suffix
+    content = shipped_recipe(str(recipe)) if named else read_yaml(recipe)
     if is_training_recipe(content):
         _train(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
     else:
@@ -57,7 +63,14 @@ def _train(
     from c2s.training.run import run_recipe
 
     recipe = TrainingRecipe.parse(content, str(path))
-    del dry_run
+    if dry_run:
+        from c2s.cli.training_plan import plan_table
+        from c2s.training.plan import plan
+
+        with Stages() as stages:
+            facts = plan(recipe, path.resolve().parent, device=device, on_stage=stages)
+        say(as_json, facts, plan_table(facts))
+        return
     with Stages() as stages:
         facts = run_recipe(
             recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages

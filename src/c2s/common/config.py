@@ -70,6 +70,10 @@ _PLAINER = {
 }
 
 
+#: Kind of an error whose message is a line that `explain` made for a part of the recipe.
+EXPLAINED = "explained"
+
+
 def explain(error: ValidationError, model: type[Config]) -> str:
     """Return the first problem of a validation as one line."""
     first = error.errors()[0]
@@ -81,7 +85,11 @@ def explain(error: ValidationError, model: type[Config]) -> str:
         return f"unknown field {field!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
         return f"the field {field!r} is missing"
+    if first["type"] == EXPLAINED:
+        return f"{field}: {first['msg']}"
     message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     if not first["loc"]:
         return message  # of several fields together: it names them, and the whole recipe is too long to quote
+    if isinstance(first["input"], dict) and first["input"]:  # a whole table is too long to quote
+        return f"{field}: {message[0].lower()}{message[1:]}"
     return f"{field} = {first['input']!r}: {message[0].lower()}{message[1:]}"

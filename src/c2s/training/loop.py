@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer, TrainerControl, TrainingArguments
 
 from c2s.common.errors import C2SError, UsageError
+from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import load_adapter_weights, save_adapter
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.samples import (
@@ -33,6 +34,7 @@ from c2s.training.samples import (
     flatten,
     split_into_passes,
 )
+from c2s.training.speed import training_flops
 
 #: Stands in a checkpoint that was written to its end.
 COMPLETE = "complete.json"
@@ -118,7 +120,7 @@ class PackedTrainer(Trainer):
     validation
         Samples that the loss is measured on, and that are never trained on; the same on every process.
     measure
-        Called after the losses were measured, on the main process; its numbers stand beside them.
+        Called after the losses were measured, on every process; its numbers stand beside them.
     workers
         Processes that make the samples; 0 makes them in this one.
     reach
@@ -298,8 +300,15 @@ class PackedTrainer(Trainer):
         return metrics
 
     def floating_point_ops(self, inputs: list[PackedBatch]) -> int:
-        """Return the operations of a step on this process, forward and backward, without attention (6·N·D)."""
-        return 6 * self.packed.n_body * sum(b.ids.numel() for b in inputs)
+        """Return the operations that a step on this process needs (called by the Trainer)."""
+        return round(
+            training_flops(
+                self.packed.network,
+                tokens=sum(b.ids.numel() for b in inputs),
+                learned=sum(int(b.n_learned.sum()) for b in inputs),
+                pairs=sum(int((b.lengths**2).sum()) for b in inputs),
+            )
+        )
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -325,10 +334,11 @@ class PackedTrainer(Trainer):
         if state_dict is not None:
             state_dict = {k.removeprefix("network."): v for k, v in state_dict.items()}
         folder, network = output_dir or self.args.output_dir, self.packed.network
-        if hasattr(network, "get_base_model"):
-            save_adapter(network, Path(folder), state_dict)
-        else:
-            network.save_pretrained(folder, state_dict=state_dict)
+        with quiet_transformers():
+            if hasattr(network, "get_base_model"):
+                save_adapter(network, Path(folder), state_dict)
+            else:
+                network.save_pretrained(folder, state_dict=state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore what `_save` wrote (called by the Trainer)."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from c2s.common.config import Config
-from c2s.common.errors import UsageError
+from c2s.common.config import EXPLAINED, Config, explain
+from c2s.common.errors import UsageError, listing, nearest
 from c2s.corpus.recipe import CorpusRecipe
 from c2s.models.attention import PromptAttention
 from c2s.models.presets import PRESETS
+from c2s.tasks.registry import TASKS
 from c2s.training.packed_network import Weigh
 from c2s.training.samples import Learn
+from c2s.training.shipped import hyperparameters
 from c2s.training.variants import AugmentRecipe
 
 #: Trackers of the Trainer that a recipe may name; each needs its own package.
@@ -104,6 +107,18 @@ class DataRecipe(Config):
         0, ge=0, description="Processes that read ahead; 0 reads in the training process."
     )
 
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _inline(cls, recipe: Any) -> Any:
+        """Read a recipe that stands here, so that what is wrong with it is said in its own words."""
+        if not isinstance(recipe, dict):
+            return recipe
+        try:
+            return CorpusRecipe.model_validate(recipe)
+        except ValidationError as error:
+            line = explain(error, CorpusRecipe)
+            raise PydanticCustomError(EXPLAINED, "{line}", {"line": line}) from error
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.corpus is None) == (self.recipe is None):
@@ -148,6 +163,11 @@ class LoraRecipe(Config):
 class OptimisationRecipe(Config):
     """How long and how fast (SPEC §5 and §6; the paper leaves most of it open)."""
 
+    preset: str | None = Field(
+        None,
+        description="Hyperparameters that are published, by name; fields that are given besides go before them: "
+        f"{', '.join(hyperparameters())}.",
+    )
     steps: int | None = Field(None, ge=1, description="Optimiser steps.")
     epochs: float | None = Field(None, gt=0, description="Instead of steps.")
     batch_size: int = Field(
@@ -187,6 +207,25 @@ class OptimisationRecipe(Config):
         description="What is computed in; weights and optimiser are kept in float32.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        """Fill in what a preset says and the recipe does not."""
+        if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
+            return given
+        name = given["preset"]
+        if name not in hyperparameters():
+            close = nearest(name, hyperparameters())
+            raise ValueError(
+                f"there is no preset {name!r}; there are: {listing(list(hyperparameters()), 20)}"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+        filled = {**hyperparameters()[name]}
+        own = {k: v for k, v in given.items() if v is not None}
+        if own.keys() & {"steps", "epochs"}:
+            filled = {k: v for k, v in filled.items() if k not in ("steps", "epochs")}
+        return {**filled, **own}
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
@@ -204,14 +243,33 @@ class EvaluationRecipe(Config):
     every: int = Field(200, ge=1, description="Steps between measurements.")
     best: str | None = Field(
         None,
-        description="Keep the weights that are best in this: 'loss', or 'loss_' with a task, such as loss_cell_type. "
-        "By default the last weights are kept.",
+        description="Keep the weights that are best in this: 'loss', 'loss_' with a task, such as loss_cell_type, or "
+        "'accuracy_' with a task whose answer is a label, such as accuracy_cell_type: how often the most probable of "
+        "the labels that are trained on is the true one. By default the last weights are kept.",
     )
     patience: int | None = Field(
         None,
         ge=1,
         description="End when so many measurements in a row brought nothing better; needs 'best'.",
     )
+
+    @field_validator("best")
+    @classmethod
+    def _measured(cls, best: str | None) -> str | None:
+        known = ["loss", *(f"loss_{t}" for t in TASKS)]
+        known += [f"accuracy_{name}" for name, task in TASKS.items() if task.answer == "label"]
+        if best is not None and best not in known:
+            close = nearest(best, known)
+            raise ValueError(
+                "it is 'loss', or 'loss_' or 'accuracy_' with a task"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+        return best
+
+    @property
+    def best_task(self) -> str | None:
+        """The task that the best weights are chosen by; None for all."""
+        return self.best.partition("_")[2] or None if self.best else None
 
     @model_validator(mode="after")
     def _patience_for_something(self) -> Self:
@@ -255,6 +313,12 @@ class TrainingRecipe(Config):
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints that are kept.")
     trackers: list[Tracker] = Field(
         default_factory=list, description="Where losses are sent to beside log.jsonl."
+    )
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="Where the model directory is uploaded to at the end, as owner/name on the Hugging Face hub; the "
+        "repository is private where it is new. By default nothing leaves this machine.",
     )
     seed: int = Field(0, ge=0, description="Draws weights, order and dropout.")
 

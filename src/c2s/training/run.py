@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +18,24 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from c2s.common.errors import UsageError
 from c2s.common.files import atomic_file, json_able
-from c2s.common.progress import OnStage, no_progress
+from c2s.common.progress import OnStage, no_progress, say_beside
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import merged
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
 from c2s.training.base import base_config, base_folder, check_lora, open_base
+from c2s.training.card import licence_of, model_card, write_card
+from c2s.training.checks import check_best, check_place
 from c2s.training.data import TrainingData, fitted_line, open_data
+from c2s.training.hub import push_model
 from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights
+from c2s.training.measure import LabelAccuracy, best_measure, intervals, sample_losses
 from c2s.training.optimizers import MuonWithAdamW
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
+from c2s.training.samples import TokenSample
+from c2s.training.speed import device_name, matrix_rate
 from c2s.training.variants import PermutedStream
 
 if TYPE_CHECKING:
@@ -48,6 +55,11 @@ class Prepared:
     config: Any
     n_steps: int
     attention: PromptAttention
+
+    @cached_property
+    def validation(self) -> list[TokenSample]:
+        """The samples that losses are measured on."""
+        return self.data.validation(self.recipe.data.validation)
 
 
 def prepare(
@@ -71,6 +83,7 @@ def prepare(
     InputError, UsageError
         Something is missing or does not go together; the message names the field.
     """
+    check_place(recipe)
     source = base_folder(recipe.base, folder)
     shape = base_config(recipe.base, folder, 1)
     check_lora(recipe.base, recipe.lora, shape)
@@ -89,6 +102,7 @@ def prepare(
     )  # fmt: skip
     if not data.manifest["samples"].get("train"):
         raise UsageError("data: there is no sample to train on")
+    check_best(recipe, data)
     config = base_config(recipe.base, folder, len(data.tokenizer.backend))
     steps = recipe.optimisation.steps or max(
         1,
@@ -126,22 +140,45 @@ class RunLog(TrainerCallback):
         Told of each finished step.
     first
         The step that the run goes on from.
+    rate
+        Floating-point operations a second of matrix products on this device, which the run's are divided by.
     """
 
-    def __init__(self, path: Path, progress: Callable[[int], None], first: int) -> None:
-        self.path, self.progress = path, progress
+    def __init__(
+        self, path: Path, progress: Callable[[int], None], first: int, rate: float
+    ) -> None:
+        self.path, self.progress, self.first, self.rate = path, progress, first, rate
         self.trainer: PackedTrainer | None = None
+        self.first_flops = 0.0
         self.started = time.perf_counter()
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if _step(line) <= first]
         with atomic_file(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Note what was done before, in a run that goes on."""
+        self.started, self.first_flops = time.perf_counter(), state.total_flos
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Move the progress bar."""
+        if self.trainer is not None:
+            seconds = max(time.perf_counter() - self.started, 1e-9)
+            speed = f"{self.trainer.tokens / seconds:,.0f} tokens/s"
+            say_beside(self.progress, speed)
         self.progress(1)
+
+    def utilisation(self, state: TrainerState, seconds: float) -> float | None:
+        """Return the operations that the model needed, as a share of what all devices could have done."""
+        trainer = self.trainer
+        if trainer is None or not self.rate:
+            return None
+        done = state.total_flos - self.first_flops
+        return round(done / max(seconds, 1e-9) / (self.rate * trainer.args.world_size), 4)
 
     def on_log(
         self,
@@ -155,11 +192,16 @@ class RunLog(TrainerCallback):
         if not state.is_world_process_zero or self.trainer is None:
             return
         seconds = time.perf_counter() - self.started
+        done = state.global_step - self.first
         facts = {
             "step": state.global_step,
             "seconds": round(seconds, 3),
             "tokens": self.trainer.tokens,
             "tokens_per_second": round(self.trainer.tokens / max(seconds, 1e-9), 1),
+            "flop_utilisation": self.utilisation(state, seconds),
+            "seconds_left": round(
+                seconds / max(done, 1) * (state.max_steps - state.global_step), 1
+            ),
         }
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(json_able({**facts, **(logs or {})})) + "\n")
@@ -224,13 +266,16 @@ def run_recipe(
     model.card = model.card.model_copy(update={"attention": run.attention})
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
+    measure = best_measure(model, recipe.evaluation.best, run.validation, run.data.conditions)
     with attending_packed(model.network), quiet_transformers():
-        trainer = _trainer(run, model, out, device)
+        trainer = _trainer(run, model, out, device, measure)
         trainer.resume_from(last)
+        rate = matrix_rate(trainer.args.device, getattr(torch, recipe.optimisation.precision))
         log = RunLog(
             out / "log.jsonl",
             on_stage("Training", run.n_steps - trainer.first_step),
             trainer.first_step,
+            rate,
         )
         log.trainer = trainer
         trainer.add_callback(log)
@@ -238,7 +283,12 @@ def run_recipe(
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - started
-    return _finish(run, model, trainer, out, seconds)
+    speed = {
+        "device": device_name(trainer.args.device),
+        "matrix_rate": rate,
+        "flop_utilisation": log.utilisation(trainer.state, seconds),
+    }
+    return _finish(run, model, trainer, out, seconds, speed)
 
 
 def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
@@ -280,19 +330,27 @@ def _as_yaml(recipe: TrainingRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _trainer(run: Prepared, model: Model, out: Path, device: str | None) -> PackedTrainer:
-    """Return the Trainer of a run."""
+def _trainer(
+    run: Prepared, model: Model, out: Path, device: str | None, measure: LabelAccuracy | None
+) -> PackedTrainer:
+    """Return the Trainer of a run.
+
+    Raises
+    ------
+    UsageError
+        The weights are divided among processes, and what they are measured by needs them whole.
+    """
     recipe, settings = run.recipe, run.recipe.optimisation
     if recipe.base.gradient_checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
     callbacks: list[TrainerCallback] = []
     if recipe.evaluation.patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
-    validation = run.data.validation(recipe.data.validation)
+    validation = run.validation
     stream = run.data.stream
     if recipe.augment is not None:
         stream = PermutedStream(stream, recipe.augment, run.data.tokenizer, recipe.seed)
-    return PackedTrainer(
+    trainer = PackedTrainer(
         PackedNetwork(model.adapted or model.network, recipe.weighed, run.attention),
         arguments(recipe, run.n_steps, out / "checkpoints", device, bool(validation)),
         stream,
@@ -300,12 +358,19 @@ def _trainer(run: Prepared, model: Model, out: Path, device: str | None) -> Pack
         learn=recipe.learned,
         tokens_per_pass=settings.tokens_per_pass,
         validation=validation,
+        measure=measure,
         workers=recipe.data.workers,
         keep_checkpoints=recipe.keep_checkpoints,
         reach=None if run.attention.is_causal else PromptReach(run.attention, run.data.tokenizer),
         callbacks=callbacks,
         optimizers=(_optimizer(model.network, settings), None),
     )
+    if measure is not None and trainer.is_fsdp_enabled:
+        raise UsageError(
+            f"evaluation.best = {recipe.evaluation.best}: labels cannot be scored while FSDP divides the weights; give "
+            "a loss"
+        )
+    return trainer
 
 
 def _optimizer(network: Any, settings: OptimisationRecipe) -> torch.optim.Optimizer | None:
@@ -370,8 +435,8 @@ def arguments(
 
 
 def _finish(
-    run: Prepared, model: Model, trainer: PackedTrainer, out: Path, seconds: float
-) -> dict[str, Any]:
+    run: Prepared, model: Model, trainer: PackedTrainer, out: Path, seconds: float, speed: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
     """Write the model and the facts of the run."""
     network = trainer.packed.network.eval()
     best = trainer.state.best_model_checkpoint if run.recipe.evaluation.best else None
@@ -388,11 +453,13 @@ def _finish(
         "tokens": trainer.tokens,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens / max(seconds, 1e-9), 1),
+        **speed,
         "best_step": trainer.state.best_global_step if best else None,
         "validation": {
             k.removeprefix("eval_"): v for k, v in (history[-1] if history else {}).items()
             if k.startswith("eval_")
         },
+        "metrics": {},
         "corpus": run.data.manifest["digest"],
         "seed": run.recipe.seed,
         "processes": trainer.args.world_size,
@@ -400,6 +467,8 @@ def _finish(
     }  # fmt: skip
     if not trainer.args.should_save:
         return facts
+    if not trainer.is_fsdp_enabled:
+        facts["metrics"] = _measured(run, model)
     line = fitted_line(run.recipe.data, run.folder, run.data)
     model.card = model.card.model_copy(
         update={
@@ -410,6 +479,31 @@ def _finish(
     if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
         model = merged(model)
     model.save(out / "model")
+    _describe(run, model, facts, out / "model")
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
+    if run.recipe.push_to_hub is not None:
+        facts["hub"] = push_model(out / "model", run.recipe.push_to_hub)
     return facts
+
+
+def _measured(run: Prepared, model: Model) -> dict[str, dict[str, float]]:
+    """Return the losses and accuracies of the weights that are kept, with intervals over validation samples."""
+    if not run.validation:
+        return {}
+    recipe, seed = run.recipe, run.recipe.seed
+    losses = sample_losses(
+        model, run.validation, recipe.learned, recipe.optimisation.tokens_per_pass
+    )
+    right = LabelAccuracy(model, run.validation, run.data.conditions).right()
+    return intervals(losses, "loss", seed) | intervals(right, "accuracy", seed)
+
+
+def _describe(run: Prepared, model: Model, facts: dict[str, Any], folder: Path) -> None:
+    """Write the model card."""
+    text = model_card(
+        facts, run.recipe.model_dump(mode="json"), run.data.manifest, genes=len(model.vocabulary),
+        top_k=model.card.top_k, tasks=model.card.tasks,
+        licence=licence_of(base_folder(run.recipe.base, run.folder)),
+    )  # fmt: skip
+    write_card(folder, text)
