@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from c2s.models.directory import (
 )
 from c2s.models.places import resolve_folder
 from c2s.models.presets import get_preset
+from c2s.tokens.tokenizer import load_tokenizer
 from c2s.training.data import TrainingData
 from c2s.training.recipe import BaseRecipe, LoraRecipe
 
@@ -122,6 +124,34 @@ def check_lora(base: BaseRecipe, lora: LoraRecipe | None, config: PretrainedConf
     if lora is not None:
         require_peft()
         check_targets(config, lora.targets)
+
+
+def change_of_shape(
+    base: BaseRecipe, lora: LoraRecipe | None, folder: Path, data: TrainingData
+) -> Callable[[Any], Any]:
+    """Return what makes of a plain network in float32 what is trained, for estimates without weights.
+
+    Weights in 4 bits count as bfloat16.
+    """
+    import torch
+
+    source = base_folder(base, folder)
+    rows: list[int] = []
+    if lora is not None and lora.gene_tokens == "train" and source is not None:
+        known = load_tokenizer(resolve_folder(source)).get_vocab()
+        after = data.tokenizer.backend.get_vocab()
+        rows = sorted(k for t, k in after.items() if t not in known)
+    half = base.quantize is not None or base.dtype == "bfloat16"
+
+    def change(network: Any) -> Any:
+        network = network.to(torch.bfloat16) if half else network
+        if lora is None:
+            return network
+        return add_lora(
+            network, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, rows=rows
+        )  # fmt: skip
+
+    return change
 
 
 def open_base(

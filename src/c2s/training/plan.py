@@ -11,6 +11,7 @@ import torch
 
 from c2s.common.progress import OnStage, no_progress
 from c2s.models.directory import resolve_device
+from c2s.training.base import change_of_shape
 from c2s.training.memory import PassShape, estimate_memory, network_of_shapes
 from c2s.training.recipe import TrainingRecipe
 from c2s.training.run import Prepared, prepare
@@ -64,7 +65,8 @@ def _facts(run: Prepared, device: str) -> dict[str, Any]:
     config = run.config
     config.vocab_size = max(config.vocab_size, len(run.data.tokenizer.backend))
     samples, shape, passes = _first_steps(run)
-    network = network_of_shapes(config)
+    change = change_of_shape(recipe.base, recipe.lora, run.folder, run.data)
+    network = network_of_shapes(config, change)
     parameters = list(network.parameters())
     lengths = [len(s.ids) for s in samples]
     flops_a_token = training_flops(
@@ -78,7 +80,7 @@ def _facts(run: Prepared, device: str) -> dict[str, Any]:
     memory = {
         choice: estimate_memory(
             config, shape, checkpointing=checkpointing, precision=settings.precision,
-            optimizer=settings.optimizer,
+            optimizer=settings.optimizer, change=change,
         ).to_dict()
         for choice, checkpointing in (("gradient_checkpointing", True), ("no_checkpointing", False))
     }  # fmt: skip
