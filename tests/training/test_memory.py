@@ -50,7 +50,7 @@ def test_estimate_is_near_what_real_steps_hold(
 ):
     network = make_network(architecture, gene_tokenizer)
     if checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        network.activation_checkpointing_enable({"use_reentrant": False})
     peak, largest, n_passes = measured(network, samples, tokens_per_pass)
     shape = PassShape.of_lengths(
         largest.lengths.tolist(), int(largest.n_learned.sum()), several=n_passes > 1

@@ -242,7 +242,7 @@ class TestAlike:
         network = make_network(architecture, gene_tokenizer)
         loss, each = packed_step(network, samples)
         expected = gradients(network)
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        network.activation_checkpointing_enable({"use_reentrant": False})
         network.train()
         again, parts = packed_step(network, samples)
         assert again == pytest.approx(loss, abs=1e-6)

@@ -129,22 +129,15 @@ def check_lora(base: BaseRecipe, lora: LoraRecipe | None, config: PretrainedConf
 def change_of_shape(
     base: BaseRecipe, lora: LoraRecipe | None, folder: Path, data: TrainingData
 ) -> Callable[[Any], Any]:
-    """Return what makes of a plain network in float32 what is trained, for estimates without weights.
-
-    Weights in 4 bits count as bfloat16.
-    """
-    import torch
-
+    """Return what makes of a plain network what is trained, for estimates without weights."""
     source = base_folder(base, folder)
     rows: list[int] = []
     if lora is not None and lora.gene_tokens == "train" and source is not None:
         known = load_tokenizer(resolve_folder(source)).get_vocab()
         after = data.tokenizer.backend.get_vocab()
         rows = sorted(k for t, k in after.items() if t not in known)
-    half = base.quantize is not None or base.dtype == "bfloat16"
 
     def change(network: Any) -> Any:
-        network = network.to(torch.bfloat16) if half else network
         if lora is None:
             return network
         return add_lora(

@@ -139,6 +139,7 @@ def estimate_memory(
     precision: Literal["float32", "bfloat16"] = "float32",
     optimizer: Literal["adamw", "muon"] = "adamw",
     change: Callable[[Any], Any] | None = None,
+    weights_in: Literal["float32", "bfloat16"] = "float32",
 ) -> MemoryEstimate:
     """Return what training a network of some shape takes, in seconds and without memory for it.
 
@@ -152,6 +153,8 @@ def estimate_memory(
         As in a recipe.
     change
         Makes of the network what is trained, such as one with adapters.
+    weights_in
+        Of the network, before `change`.
 
     Notes
     -----
@@ -163,13 +166,13 @@ def estimate_memory(
     n_layers = config.num_hidden_layers
 
     def phases(n: int) -> list[int]:
-        network = _network(_with_layers(config, n), change)
+        network = _network(_with_layers(config, n), change, weights_in)
         if checkpointing:
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+            network.activation_checkpointing_enable({"use_reentrant": False})
         return _phases(network, layout, shape, precision)
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        whole = _network(config, change)
+        whole = _network(config, change, weights_in)
         weights = _bytes([*whole.parameters(), *whole.buffers()])
         gradients = _bytes([p for p in whole.parameters() if p.requires_grad])
         state = _optimiser_bytes(whole, optimizer)
@@ -201,19 +204,21 @@ def _with_layers(config: Any, n_layers: int) -> Any:
     return changed
 
 
-def network_of_shapes(config: Any, change: Callable[[Any], Any] | None = None) -> Any:
-    """Return a network without memory for its weights, on the meta device; `change` as in `estimate_memory`."""
+def network_of_shapes(
+    config: Any, change: Callable[[Any], Any] | None = None, weights_in: str = "float32"
+) -> Any:
+    """Return a network without memory for its weights, on the meta device; arguments as in `estimate_memory`."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+        network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, weights_in)).train()
         return network if change is None else change(network)
 
 
-def _network(config: Any, change: Callable[[Any], Any] | None) -> Any:
+def _network(config: Any, change: Callable[[Any], Any] | None, weights_in: str) -> Any:
     """Return a network of shapes only, ready to be trained; to be called where tensors are fake."""
     # `change` may move what it adds to other devices, which fake tensors cannot; tensors on the meta device can.
-    network = network_of_shapes(config, change)
+    network = network_of_shapes(config, change, weights_in)
     made: dict[int, Any] = {}  # tied weights stay one
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):

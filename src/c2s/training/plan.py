@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -66,7 +66,10 @@ def _facts(run: Prepared, device: str) -> dict[str, Any]:
     config.vocab_size = max(config.vocab_size, len(run.data.tokenizer.backend))
     samples, shape, passes = _first_steps(run)
     change = change_of_shape(recipe.base, recipe.lora, run.folder, run.data)
-    network = network_of_shapes(config, change)
+    # Weights in 4 bits count as bfloat16.
+    half = recipe.base.quantize is not None or recipe.base.dtype == "bfloat16"
+    weights_in: Literal["float32", "bfloat16"] = "bfloat16" if half else "float32"
+    network = network_of_shapes(config, change, weights_in)
     parameters = list(network.parameters())
     lengths = [len(s.ids) for s in samples]
     flops_a_token = training_flops(
@@ -80,7 +83,7 @@ def _facts(run: Prepared, device: str) -> dict[str, Any]:
     memory = {
         choice: estimate_memory(
             config, shape, checkpointing=checkpointing, precision=settings.precision,
-            optimizer=settings.optimizer, change=change,
+            optimizer=settings.optimizer, change=change, weights_in=weights_in,
         ).to_dict()
         for choice, checkpointing in (("gradient_checkpointing", True), ("no_checkpointing", False))
     }  # fmt: skip

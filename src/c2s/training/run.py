@@ -342,7 +342,7 @@ def _trainer(
     """
     recipe, settings = run.recipe, run.recipe.optimisation
     if recipe.base.gradient_checkpointing:
-        model.network.gradient_checkpointing_enable({"use_reentrant": False})
+        model.network.activation_checkpointing_enable({"use_reentrant": False})
     callbacks: list[TrainerCallback] = []
     if recipe.evaluation.patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
