@@ -23,6 +23,7 @@ from c2s.tokens.tokenizer import CellTokenizer, Segment, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -285,8 +286,17 @@ class Model:
         warn(message)
         return value
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], weights: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write the model directory; an existing one is replaced when the new one is complete.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        weights
+            Instead of the network's own, which may be divided among processes.
 
         Raises
         ------
@@ -306,9 +316,9 @@ class Model:
             card = card.model_copy(update={"adapter": seen_from(card.adapter, Path(path))})
         with atomic_directory(path) as folder, quiet_transformers():
             if self.adapted is not None:
-                save_adapter(self.adapted, folder)
+                save_adapter(self.adapted, folder, weights)
             else:
-                self.network.save_pretrained(folder)
+                self.network.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save(folder)
             (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 import yaml
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, warn
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress, say_beside
 from c2s.common.transformers_log import quiet_transformers
@@ -28,11 +30,12 @@ from c2s.training.card import licence_of, model_card, write_card
 from c2s.training.checks import check_best, check_place
 from c2s.training.data import TrainingData, fitted_line, open_data
 from c2s.training.hub import push_model
-from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights
+from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights, read_weights
 from c2s.training.measure import LabelAccuracy, best_measure, intervals, sample_losses
 from c2s.training.optimizers import MuonWithAdamW
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
+from c2s.training.processes import Processes, check_sharding, is_first, only_run
 from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
 from c2s.training.samples import TokenSample
 from c2s.training.speed import device_name, matrix_rate
@@ -254,41 +257,84 @@ def run_recipe(
         A loss is no longer a number; checkpoints stay.
     """
     out = Path(out)
-    _check_out(recipe, out, resume)
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out / "recipe.yaml") as path:
-        path.write_text(_as_yaml(recipe), "utf-8")
+    check_sharding(recipe.optimisation.optimizer)
     threads = torch.get_num_threads()
-    run = prepare(recipe, folder, out / "data", on_stage)
-    # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
-    torch.set_num_threads(threads)
-    model = open_base(recipe.base, folder, run.data, recipe.seed, recipe.lora, device)
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(device))
+        if not is_first():
+            on_stage = no_progress
+        with processes.first_goes_ahead():
+            if is_first():
+                stack.enter_context(_held(recipe, out, resume))
+            if (out / "run.json").is_file():
+                return _finished(out)
+            run = prepare(recipe, folder, out / "data", on_stage)
+        # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
+        torch.set_num_threads(threads)
+        return _train(run, out, resume, device, on_stage)
+
+
+def _train(
+    run: Prepared, out: Path, resume: bool, device: str | None, on_stage: OnStage
+) -> dict[str, Any]:
+    """Take the steps of a run that are left, and write what it leaves."""
+    recipe = run.recipe
+    model = open_base(recipe.base, run.folder, run.data, recipe.seed, recipe.lora, device)
     model.card = model.card.model_copy(update={"attention": run.attention})
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
     measure = best_measure(model, recipe.evaluation.best, run.validation, run.data.conditions)
     with attending_packed(model.network), quiet_transformers():
         trainer = _trainer(run, model, out, device, measure)
-        trainer.resume_from(last)
-        rate = matrix_rate(trainer.args.device, getattr(torch, recipe.optimisation.precision))
-        log = RunLog(
-            out / "log.jsonl",
-            on_stage("Training", run.n_steps - trainer.first_step),
-            trainer.first_step,
-            rate,
-        )
-        log.trainer = trainer
-        trainer.add_callback(log)
+        left = trainer.resume_from(last)
         trainer.remove_callback(PrinterCallback)
+        speed: dict[str, Any] = {"device": device_name(trainer.args.device)}
+        log = None
+        if trainer.args.should_save:
+            rate = matrix_rate(trainer.args.device, getattr(torch, recipe.optimisation.precision))
+            steps = run.n_steps - trainer.first_step
+            log = RunLog(out / "log.jsonl", on_stage("Training", steps), trainer.first_step, rate)
+            log.trainer = trainer
+            trainer.add_callback(log)
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if left:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - started
-    speed = {
-        "device": device_name(trainer.args.device),
-        "matrix_rate": rate,
-        "flop_utilisation": log.utilisation(trainer.state, seconds),
-    }
+    if log is not None:
+        used = log.utilisation(trainer.state, seconds)
+        speed |= {"matrix_rate": log.rate, "flop_utilisation": used}
     return _finish(run, model, trainer, out, seconds, speed)
+
+
+@contextmanager
+def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
+    """Hold the folder of a run, checked and with its recipe.
+
+    Raises
+    ------
+    UsageError
+        Another run is going on there, or it is refused; see `_check_out`.
+    """
+    if not out.is_dir():
+        _check_out(recipe, out, resume)
+        out.mkdir(parents=True, exist_ok=True)
+    with only_run(out):
+        _check_out(recipe, out, resume)
+        if not (out / "run.json").is_file():
+            with atomic_file(out / "recipe.yaml") as path:
+                path.write_text(_as_yaml(recipe), "utf-8")
+            for cut in set((out / "checkpoints").glob("checkpoint-*")) - set(
+                complete_checkpoints(out / "checkpoints")
+            ):
+                shutil.rmtree(cut)
+        yield
+
+
+def _finished(out: Path) -> dict[str, Any]:
+    """Return the facts of a run that has nothing left to do."""
+    warn(f"{out}: the run is finished; nothing was done")
+    facts: dict[str, Any] = json.loads((out / "run.json").read_text("utf-8"))
+    return facts
 
 
 def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
@@ -320,7 +366,9 @@ def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
         raise UsageError(
             f"{out}: the run there is of another recipe (recipe.yaml); resume with that one, or give another folder"
         )
-    if not resume and any(out.iterdir()) and complete_checkpoints(out / "checkpoints"):
+    if not resume and ((out / "run.json").is_file() or complete_checkpoints(out / "checkpoints")):
+        if (out / "run.json").is_file():
+            raise UsageError(f"{out}: holds a finished run; give another folder")
         raise UsageError(
             f"{out}: holds a run that was begun; go on with --resume, or give another folder"
         )
@@ -430,6 +478,8 @@ def arguments(
         report_to=list(recipe.trackers),
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,
         **best,
     )
 
@@ -440,7 +490,12 @@ def _finish(
     """Write the model and the facts of the run."""
     network = trainer.packed.network.eval()
     best = trainer.state.best_model_checkpoint if run.recipe.evaluation.best else None
-    if best is not None:
+    weights = None
+    if best is None:
+        weights = trainer.whole_weights()
+    elif trainer.is_fsdp_enabled:
+        weights = dict(read_weights(Path(best))) if trainer.args.should_save else {}
+    else:
         load_weights(network, Path(best))
     history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
     facts: dict[str, Any] = {
@@ -477,8 +532,8 @@ def _finish(
         }
     )
     if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
-        model = merged(model)
-    model.save(out / "model")
+        model, weights = merged(model), None
+    model.save(out / "model", weights)
     _describe(run, model, facts, out / "model")
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
