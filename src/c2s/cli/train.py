@@ -32,6 +32,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
     ] = False,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            "--launch",
+            help="On several processes: ddp-gpus, fsdp2-gpus, ddp-cpu-2, fsdp2-cpu-2, or a file of accelerate.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -42,10 +50,28 @@ def train(
 
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
     content = read_yaml(recipe)
-    if is_training_recipe(content):
+    if launch is not None and is_training_recipe(content) and not dry_run:
+        _launch(launch, recipe, out, seed, resume, device, as_json, debug)
+    elif is_training_recipe(content):
         _train(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
     else:
         _train_small(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
+
+
+def _launch(
+    name: str, recipe: Path, out: Path, seed: int | None, resume: bool, device: str | None, as_json: bool, debug: bool
+) -> None:  # fmt: skip
+    """Run the same command on several processes."""
+    from c2s.training.launch import launch
+
+    command = ["train", str(recipe), "--out", str(out)]
+    command += [] if seed is None else ["--seed", str(seed)]
+    command += [] if device is None else ["--device", device]
+    for flag, given in (("--resume", resume), ("--json", as_json), ("--debug", debug)):
+        command += [flag] if given else []
+    code = launch(name, command)
+    if code:
+        raise typer.Exit(code)
 
 
 def _train(
@@ -53,16 +79,26 @@ def _train(
 ) -> None:  # fmt: skip
     """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
+    from c2s.common.errors import Stopped
+    from c2s.training.processes import is_first
     from c2s.training.recipe import TrainingRecipe
     from c2s.training.run import run_recipe
 
     recipe = TrainingRecipe.parse(content, str(path))
     del dry_run
-    with Stages() as stages:
-        facts = run_recipe(
-            recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
-        )
-    say(as_json, facts, f"model in {out / 'model'}; validation {facts['validation']}")
+    try:
+        with Stages() as stages:
+            facts = run_recipe(
+                recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
+            )
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped; go on with: c2s train {path} --out {out} --resume"
+            if (out / "recipe.yaml").is_file()
+            else "stopped"
+        ) from None
+    if is_first():
+        say(as_json, facts, f"model in {out / 'model'}; validation {facts['validation']}")
 
 
 def _train_small(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from c2s.common.progress import OnStage, no_progress
 from c2s.corpus.build import build_from
@@ -62,10 +64,18 @@ class RedrawnCorpus:
                     keep_looks=True,
                     on_stage=on_stage,
                 )
-                for old in sorted(self.out.glob("epoch-*"))[:-3]:
+                for old in sorted(self.out.glob("epoch-?????"))[:-3]:
                     if old.name != "epoch-00000" and old < path:
-                        shutil.rmtree(old, ignore_errors=True)
+                        self._remove(old)
         return path
+
+    def _remove(self, old: Path) -> None:
+        """Remove an epoch, but not how many items it had; at no moment is there half of one."""
+        os.replace(old / "manifest.json", _kept(old))
+        aside = self.out / f".{old.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(old, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _take_looks(self, path: Path) -> None:
         """Take what was found out about the sources from the first epoch, so that it is not looked for again."""
@@ -73,9 +83,12 @@ class RedrawnCorpus:
         if first.is_dir() and not (path / "work").exists():
             shutil.copytree(first, path / "work", copy_function=os.link)
 
-    def n_items(self, number: int, split: str = "train") -> int:
-        """Return how many packed sequences an epoch has."""
-        return int(read_manifest(self.epoch(number))["sequences"][split])
+    def n_items(self, number: int, split: str = "train", *, packed: bool = True) -> int:
+        """Return how many packed sequences, or samples, an epoch has; one that was removed is not built again."""
+        path = self.out / f"epoch-{number:05d}"
+        with suppress(OSError, ValueError):
+            return _count(json.loads(_kept(path).read_text("utf-8")), split, packed)
+        return _count(read_manifest(self.epoch(number)), split, packed)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -85,3 +98,13 @@ class RedrawnCorpus:
                 yield
             finally:
                 fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _kept(path: Path) -> Path:
+    """Return where the manifest of an epoch stays when the epoch is removed."""
+    return path.with_suffix(".json")
+
+
+def _count(manifest: dict[str, Any], split: str, packed: bool) -> int:
+    """Return the packed sequences, or samples, of a split."""
+    return int(manifest["sequences"][split] if packed else sum(manifest["samples"][split].values()))

@@ -34,6 +34,7 @@ from c2s.tokens.tokenizer import CellTokenizer, Segment, TokenMode, load_tokeniz
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 C2S_JSON = "c2s.json"
@@ -365,8 +366,17 @@ class Model:
         warn(message)
         return value
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], weights: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write the model directory; an existing one is replaced when the new one is complete.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        weights
+            Instead of the network's own, which may be divided among processes.
 
         Raises
         ------
@@ -378,7 +388,7 @@ class Model:
         _refuse_to_replace(Path(path))
         card = self.card.model_copy(update={"versions": library_versions()})
         with atomic_directory(path) as folder, quiet_transformers():
-            self.network.save_pretrained(folder)
+            self.network.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save(folder)
             (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
 

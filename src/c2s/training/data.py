@@ -137,19 +137,25 @@ class RedrawnStream:
 
     def __init__(self, corpus: RedrawnCorpus, packed: bool, seed: int) -> None:
         self.corpus, self.packed, self.seed = corpus, packed, seed
+        self._opened: tuple[int, ShardReader] | None = None
+        self._counts: dict[int, int] = {}
         whole = self._reader(0)
         self.task_names = whole.task_names
         self._n_items = whole.n_items
 
     def _reader(self, epoch: int) -> ShardReader:
-        return ShardReader(
-            self.corpus.epoch(epoch),
-            "train",
-            packed=self.packed,
-            seed=self.seed + epoch,
-            rank=0,
-            world_size=1,
-        )
+        """Return the reader of an epoch; that of the last one asked for is kept."""
+        if self._opened is None or self._opened[0] != epoch:
+            reader = ShardReader(
+                self.corpus.epoch(epoch),
+                "train",
+                packed=self.packed,
+                seed=self.seed + epoch,
+                rank=0,
+                world_size=1,
+            )
+            self._opened = (epoch, reader)
+        return self._opened[1]
 
     @property
     def n_items(self) -> int:
@@ -160,22 +166,24 @@ class RedrawnStream:
         self, batch_size: int, first: int, rank: int, world_size: int
     ) -> Iterator[list[TokenSample]]:
         """Yield the samples of this process, step by step; see `SampleStream`."""
-        items = self._items(first * batch_size)
-        while True:
-            step = list(itertools.islice(items, batch_size))
-            yield [s for item in step[rank::world_size] for s in samples_of(item, self.task_names)]
-
-    def _items(self, first: int) -> Iterator[dict[str, Any]]:
-        """Yield items from one place of the endless stream on."""
-        for epoch in itertools.count():
-            reader = self._reader(epoch)
-            # Epochs have different numbers of items, which a drawn corpus says without being read.
-            if first >= reader.n_items:
-                first -= reader.n_items
-                continue
-            reader.skip(first)
-            first = 0
-            yield from reader
+        epoch = begin = 0
+        for step in itertools.count(first):
+            places = np.arange(step * batch_size + rank, (step + 1) * batch_size, world_size)
+            samples: list[TokenSample] = []
+            while True:
+                # Epochs have different numbers of items, which is known without drawing those that are over.
+                if epoch not in self._counts:
+                    self._counts[epoch] = self.corpus.n_items(epoch, packed=self.packed)
+                end = begin + self._counts[epoch]
+                here = places[places < end]
+                if len(here):
+                    for item in self._reader(epoch).at(here - begin):
+                        samples += samples_of(item, self.task_names)
+                places = places[len(here) :]
+                if not len(places):
+                    break
+                epoch, begin = epoch + 1, end
+            yield samples
 
 
 def open_data(

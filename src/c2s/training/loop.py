@@ -18,11 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import Trainer, TrainerControl, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from c2s.common.errors import C2SError, UsageError
+from c2s.common.files import atomic_file
+from c2s.common.transformers_log import quiet_transformers
 from c2s.training.packed_network import PackedNetwork
+from c2s.training.processes import is_sharded
 from c2s.training.samples import (
     Learn,
     PackedBatch,
@@ -171,6 +175,29 @@ class PackedTrainer(Trainer):
         self.first_step = 0
         self._seen = torch.zeros(2, len(self.task_names) + 1, dtype=torch.float64)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Set up several processes (called by the Trainer)."""
+        super().create_accelerator_and_postprocess()
+        if not is_sharded():
+            return
+        from accelerate.utils import (  # type: ignore[import-untyped]
+            DistributedType,
+            FullyShardedDataParallelPlugin,
+        )
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        state: Any = self.accelerator.state
+        if not self.is_fsdp_enabled:
+            # accelerate divides models on GPUs only, though PyTorch does so on CPUs as well.
+            state.distributed_type = DistributedType.FSDP
+            state.fsdp_plugin = FullyShardedDataParallelPlugin()
+            self.is_fsdp_enabled: bool = True
+        if self.args.bf16:
+            # Gradients of many processes are added up in full precision.
+            state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+            )
+
     # --- data ---------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -179,7 +206,10 @@ class PackedTrainer(Trainer):
             self.stream, batch_size=self.batch_size, learn=self.learn, tokens_per_pass=self.tokens_per_pass,
             context=self.context, first=self.first_step, rank=self.args.process_index, world_size=self.args.world_size,
         )  # fmt: skip
-        return DataLoader(steps, batch_size=None, num_workers=self.workers)
+        # With a generator of its own: a run that goes on shall find the dropout's where it was.
+        return DataLoader(
+            steps, batch_size=None, num_workers=self.workers, generator=torch.Generator()
+        )
 
     def _deal(self, batches: list[PackedBatch]) -> list[PackedBatch]:
         """Return every process's share of batches, equally many for each: those that fill up weigh nothing."""
@@ -215,6 +245,25 @@ class PackedTrainer(Trainer):
                 self._note(batch, by_sample)
         return loss
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip the gradients; return their norm before that (called by the Trainer)."""
+        if self.args.device.type != "cpu":
+            return super()._clip_grad_norm(model)
+        # PyTorch adds up squares on the CPU in float32 one after another: off by 2e-4 for a table of 500 rows, and by
+        # something else for its parts on two processes.
+        parts = [p.grad for p in model.parameters() if p.grad is not None]
+        squares = torch.zeros((), dtype=torch.float64)
+        for part in parts:
+            own = part.to_local() if isinstance(part, DTensor) else part
+            squares += torch.linalg.vector_norm(own, dtype=torch.float64) ** 2
+        if self.is_fsdp_enabled:
+            squares = self.accelerator.reduce(squares, "sum")
+        norm = squares.sqrt().float()
+        factor = (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        for part in parts:
+            (part.to_local() if isinstance(part, DTensor) else part).mul_(factor)
+        return norm
+
     def _over_processes(self, batches: Sequence[PackedBatch]) -> tuple[float, int, int, int]:
         """Return the weight, passes, tokens and samples of a step: sums over processes, of passes the most."""
         own = [
@@ -237,6 +286,13 @@ class PackedTrainer(Trainer):
         self._seen[0].index_add_(0, at, each)
         self._seen[1].index_add_(0, at, torch.ones_like(each))
 
+    def _seen_by_all(self) -> torch.Tensor:
+        """Return the sums of losses by task and their numbers, over all processes."""
+        if self.args.world_size == 1:
+            return self._seen
+        total: torch.Tensor = self.accelerator.reduce(self._seen.to(self.args.device), "sum").cpu()
+        return total
+
     def take_losses(self) -> dict[str, float]:
         """Return the mean loss of the samples of each task since the last call, over all processes, in nats.
 
@@ -245,10 +301,7 @@ class PackedTrainer(Trainer):
         C2SError
             A loss is no longer a number.
         """
-        seen = self._seen.to(self.args.device if self.args.device.type != "mps" else "cpu")
-        if self.args.world_size > 1:
-            seen = self.accelerator.reduce(seen, "sum")
-        sums, counts = seen.cpu().tolist()
+        sums, counts = self._seen_by_all().tolist()
         self._seen.zero_()
         names = [*self.task_names, "unknown"]
         means = {n: s / c for n, s, c in zip(names, sums, counts, strict=True) if c}
@@ -287,44 +340,146 @@ class PackedTrainer(Trainer):
         return 6 * self.packed.n_body * sum(b.ids.numel() for b in inputs)
 
     # --- checkpoints --------------------------------------------------------------------------
+    #
+    # A checkpoint is the same files whatever the number of processes, and whether or not they divide the model: whole
+    # weights as `save_pretrained` writes them, and the optimiser's state as one process has it.
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log the loss up to a checkpoint before it is written, so that a resumed run logs the same ones."""
+        self.control.should_log |= self.control.should_save
+        # The Trainer counts from where it went on.
+        self.state.epoch = self.state.global_step / self.args.max_steps
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint, mark it as complete, and only then remove older ones."""
+        folder = Path(self.args.output_dir)
+        newest = folder / f"checkpoint-{self.state.global_step}"
         super()._save_checkpoint(model, trial)
+        seen = self._seen_by_all().tolist()
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
-        folder = Path(self.args.output_dir)
-        newest = folder / f"checkpoint-{self.state.global_step}"
-        (newest / COMPLETE).write_text(json.dumps({"step": self.state.global_step}), "utf-8")
+        with atomic_file(newest / COMPLETE) as path:
+            path.write_text(json.dumps({"step": self.state.global_step, "seen": seen}), "utf-8")
         best = self.state.best_model_checkpoint
         spared = {newest.name} | ({Path(best).name} if best else set())
         old = [c for c in complete_checkpoints(folder) if c.name not in spared]
         for checkpoint in old[: max(0, len(old) + 1 - self.keep_checkpoints)]:
-            shutil.rmtree(checkpoint)
+            remove_checkpoint(checkpoint)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights as `save_pretrained` does, adapters as adapters (called by the Trainer)."""
-        if not self.args.should_save:
+        del _internal_call
+        weights = self.whole_weights()
+        if self.args.should_save:
+            network = self.packed.network
+            # Under the names that the network gives them, so that they can be given back one by one.
+            named = {} if hasattr(network, "peft_config") else {"save_original_format": False}
+            with quiet_transformers():
+                network.save_pretrained(
+                    output_dir or self.args.output_dir, state_dict=weights, **named
+                )
+
+    def whole_weights(self) -> dict[str, torch.Tensor] | None:
+        """Gather the weights that processes have divided among them; every process must ask.
+
+        Returns
+        -------
+        dict or None
+            The weights on the CPU, on the first process; empty on others. None where nothing is divided.
+        """
+        if not self.is_fsdp_enabled:
+            return None
+        found: dict[str, torch.Tensor] = {}
+        known: dict[int, torch.Tensor] = {}
+        for name, weight in self.packed.network.state_dict(keep_vars=True).items():
+            # Weights that are tied stay one tensor, which is written once.
+            if id(weight) not in known:
+                known[id(weight)] = _whole(weight.detach(), self.args.should_save)
+            if self.args.should_save:
+                found[name] = known[id(weight)]
+        return found
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write optimiser and schedule (called by the Trainer)."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
             return
-        if state_dict is not None:
-            state_dict = {k.removeprefix("network."): v for k, v in state_dict.items()}
-        self.packed.network.save_pretrained(
-            output_dir or self.args.output_dir, state_dict=state_dict
-        )
+        state: dict[str, Any] = self.optimizer.state_dict()
+        state["state"] = {
+            k: {n: _whole(v, self.args.should_save) for n, v in values.items()}
+            for k, values in state["state"].items()
+        }
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore optimiser and schedule (called by the Trainer)."""
+        if checkpoint is None or not self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder = Path(checkpoint)
+        state = torch.load(folder / "optimizer.pt", "cpu", weights_only=True, mmap=True)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for k, values in state["state"].items():
+            weight = parameters[k]
+            # Moments are divided as their weights are; the number of steps is one number.
+            state["state"][k] = {
+                n: _divided(v, weight) if v.shape == weight.shape else v for n, v in values.items()
+            }
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Restore what `_save` wrote (called by the Trainer)."""
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+        """Restore the weights (called by the Trainer)."""
         load_weights(self.packed.network, Path(resume_from_checkpoint))
 
-    def resume_from(self, checkpoint: Path | None) -> None:
-        """Set the place in the stream that belongs to a checkpoint."""
-        if checkpoint is not None:
-            state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-            self.first_step = int(state["global_step"])
+    def _load_best_model(self) -> None:
+        """Leave the last weights in place (called by the Trainer): whoever wants the best reads their checkpoint."""
+
+    def resume_from(self, checkpoint: Path | None) -> bool:
+        """Set the place in the stream that belongs to a checkpoint.
+
+        Returns
+        -------
+        bool
+            Whether there are steps left. Where there are none, weights and state are those of the checkpoint.
+        """
+        if checkpoint is None:
+            return True
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.first_step = state.global_step
+        if self.args.process_index == 0:
+            # The first has the losses of all since the last measurement.
+            seen = json.loads((checkpoint / COMPLETE).read_text("utf-8"))["seen"]
+            self._seen = torch.tensor(seen, dtype=torch.float64)
+        control = state.stateful_callbacks.get("TrainerControl", {})
+        stopped = control.get("args", {}).get("should_training_stop", False)
+        if self.first_step < self.args.max_steps and not stopped:
+            return True
+        load_weights(self.packed.network, checkpoint)
+        self.state = state
+        return False
+
+
+def _whole(tensor: Any, wanted: bool) -> Any:
+    """Return a tensor that processes have divided as a whole on the CPU; every process must ask, not all need it."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    return whole.cpu() if wanted else whole.new_empty(0)
+
+
+def _divided(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a tensor, divided as another is; the whole where that one is not divided."""
+    if not isinstance(like, DTensor):
+        return whole
+    # Every process has the whole and takes its part, without asking the first.
+    return distribute_tensor(
+        whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
 
 
 def load_weights(network: Any, folder: Path) -> None:
@@ -335,16 +490,14 @@ def load_weights(network: Any, folder: Path) -> None:
     C2SError
         They do not fit.
     """
-    from safetensors.torch import load_file
-
     if hasattr(network, "peft_config"):
         from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
 
         set_peft_model_state_dict(network, load_file(folder / "adapter_model.safetensors"))
         return
-    state: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        state |= load_file(path)
+    own = network.state_dict()
+    state = {k: _divided(v, own.get(k, v)) for k, v in read_weights(folder)}
     found = network.load_state_dict(state, strict=False)
     network.tie_weights()
     tied = set(getattr(network, "all_tied_weights_keys", None) or ())
@@ -352,6 +505,22 @@ def load_weights(network: Any, folder: Path) -> None:
     if missing or found.unexpected_keys:
         odd = [*missing, *found.unexpected_keys][0]
         raise C2SError(f"{folder}: the checkpoint does not fit the model ({odd}); start anew")
+
+
+def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights that `save_pretrained` wrote, one after another, on the CPU."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dictionary
+                yield name, file.get_tensor(name)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; what is left if that is broken off counts as none."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

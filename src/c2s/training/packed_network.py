@@ -42,6 +42,12 @@ class PackedNetwork(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("network"), name)
 
+    def get_input_embeddings(self) -> None:
+        """Return none: FSDP must keep the table and the head, which is used without its forward pass, together."""
+
+    def get_output_embeddings(self) -> None:
+        """Return none; see `get_input_embeddings`."""
+
     @property
     def n_body(self) -> int:
         """Weights that every token goes through: all but the table of input embeddings, where the head has its own."""

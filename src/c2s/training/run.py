@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
-from c2s.common.errors import UsageError
+from c2s.common.errors import UsageError, warn
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
 from c2s.training.base import base_config, base_folder, open_base
 from c2s.training.data import TrainingData, fitted_line, open_data
-from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights
+from c2s.training.loop import (
+    PackedTrainer,
+    complete_checkpoints,
+    load_weights,
+    read_weights,
+)
 from c2s.training.optimizers import MuonWithAdamW
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
+from c2s.training.processes import Processes, check_sharding, is_first, only_run
 from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
@@ -187,30 +194,75 @@ def run_recipe(
         A loss is no longer a number; checkpoints stay.
     """
     out = Path(out)
-    _check_out(recipe, out, resume)
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out / "recipe.yaml") as path:
-        path.write_text(_as_yaml(recipe), "utf-8")
-    run = prepare(recipe, folder, out / "data", on_stage)
-    model = open_base(recipe.base, folder, run.data, recipe.seed)
+    check_sharding(recipe.optimisation.optimizer)
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(device))
+        if not is_first():
+            on_stage = no_progress
+        with processes.first_goes_ahead():
+            if is_first():
+                stack.enter_context(_held(recipe, out, resume))
+            if (out / "run.json").is_file():
+                return _finished(out)
+            run = prepare(recipe, folder, out / "data", on_stage)
+        return _train(run, out, resume, device, on_stage)
+
+
+def _train(
+    run: Prepared, out: Path, resume: bool, device: str | None, on_stage: OnStage
+) -> dict[str, Any]:
+    """Take the steps of a run that are left, and write what it leaves."""
+    model = open_base(run.recipe.base, run.folder, run.data, run.recipe.seed)
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
-    with ExitStack() as stack:
-        stack.enter_context(attending_packed(model.network))
+    with attending_packed(model.network):
         trainer = _trainer(run, model, out, device)
-        trainer.resume_from(last)
-        log = RunLog(
-            out / "log.jsonl",
-            on_stage("Training", run.n_steps - trainer.first_step),
-            trainer.first_step,
-        )
-        log.trainer = trainer
-        trainer.add_callback(log)
+        left = trainer.resume_from(last)
         trainer.remove_callback(PrinterCallback)
+        if trainer.args.should_save:
+            log = RunLog(
+                out / "log.jsonl",
+                on_stage("Training", run.n_steps - trainer.first_step),
+                trainer.first_step,
+            )
+            log.trainer = trainer
+            trainer.add_callback(log)
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if left:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - started
     return _finish(run, model, trainer, out, seconds)
+
+
+@contextmanager
+def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
+    """Hold the folder of a run, checked and with its recipe.
+
+    Raises
+    ------
+    UsageError
+        Another run is going on there, or it is refused; see `_check_out`.
+    """
+    if not out.is_dir():
+        _check_out(recipe, out, resume)
+        out.mkdir(parents=True, exist_ok=True)
+    with only_run(out):
+        _check_out(recipe, out, resume)
+        if not (out / "run.json").is_file():
+            with atomic_file(out / "recipe.yaml") as path:
+                path.write_text(_as_yaml(recipe), "utf-8")
+            for cut in set((out / "checkpoints").glob("checkpoint-*")) - set(
+                complete_checkpoints(out / "checkpoints")
+            ):
+                shutil.rmtree(cut)
+        yield
+
+
+def _finished(out: Path) -> dict[str, Any]:
+    """Return the facts of a run that has nothing left to do."""
+    warn(f"{out}: the run is finished; nothing was done")
+    facts: dict[str, Any] = json.loads((out / "run.json").read_text("utf-8"))
+    return facts
 
 
 def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
@@ -242,7 +294,9 @@ def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
         raise UsageError(
             f"{out}: the run there is of another recipe (recipe.yaml); resume with that one, or give another folder"
         )
-    if not resume and any(out.iterdir()) and complete_checkpoints(out / "checkpoints"):
+    if not resume and ((out / "run.json").is_file() or complete_checkpoints(out / "checkpoints")):
+        if (out / "run.json").is_file():
+            raise UsageError(f"{out}: holds a finished run; give another folder")
         raise UsageError(
             f"{out}: holds a run that was begun; go on with --resume, or give another folder"
         )
@@ -333,6 +387,8 @@ def arguments(
         report_to=list(recipe.trackers),
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,
         **best,
     )
 
@@ -343,7 +399,12 @@ def _finish(
     """Write the model and the facts of the run."""
     network = model.network.eval()
     best = trainer.state.best_model_checkpoint if run.recipe.evaluation.best else None
-    if best is not None:
+    weights = None
+    if best is None:
+        weights = trainer.whole_weights()
+    elif trainer.is_fsdp_enabled:
+        weights = dict(read_weights(Path(best))) if trainer.args.should_save else {}
+    else:
         load_weights(network, Path(best))
     history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
     facts: dict[str, Any] = {
@@ -374,7 +435,7 @@ def _finish(
             "training": {**facts, "recipe": run.recipe.model_dump(mode="json")},
         }
     )
-    model.save(out / "model")
+    model.save(out / "model", weights)
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
     return facts

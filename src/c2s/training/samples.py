@@ -7,6 +7,7 @@ another in one row; where each begins is said beside it, and attention and loss 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -78,7 +79,7 @@ class CorpusStream:
     Parameters
     ----------
     reader
-        Opens the corpus for a rank and a number of ranks; see `ShardReader`.
+        Opens the corpus for a rank and a number of ranks; see `ShardReader`. What falls to a process is dealt out here.
 
     Raises
     ------
@@ -101,15 +102,11 @@ class CorpusStream:
         self, batch_size: int, first: int, rank: int, world_size: int
     ) -> Iterator[list[TokenSample]]:
         """Yield the samples of this process, step by step; see `SampleStream`."""
-        own = batch_size // world_size
-        reader = self._open(rank, world_size)
-        reader.skip(first * own)
-        items = iter(reader)
-        while True:
-            samples: list[TokenSample] = []
-            for _ in range(own):
-                samples += samples_of(next(items), self.task_names)
-            yield samples
+        # The order is that of one process, of which each takes its part: an odd item would shift it otherwise.
+        reader = self._open(0, 1)
+        for step in itertools.count(first):
+            places = np.arange(step * batch_size + rank, (step + 1) * batch_size, world_size)
+            yield [s for item in reader.at(places) for s in samples_of(item, self.task_names)]
 
 
 def samples_of(item: dict[str, torch.Tensor], task_names: Sequence[str]) -> list[TokenSample]:
