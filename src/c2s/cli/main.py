@@ -70,6 +70,7 @@ def _add_commands() -> None:
     from c2s.cli.explain import explain
     from c2s.cli.generate import generate
     from c2s.cli.geneset import app as geneset
+    from c2s.cli.scaling import scaling
     from c2s.cli.study import app as study
     from c2s.cli.train import train
 
@@ -85,6 +86,7 @@ def _add_commands() -> None:
         generate,
         evaluate,
         compare,
+        scaling,
     ):
         app.command()(command)
     app.add_typer(corpus, name="corpus")
