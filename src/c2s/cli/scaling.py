@@ -28,7 +28,6 @@ def scaling(
 ) -> None:
     """Train a family of sizes on shares of the data, measure them and fit power laws; goes on where it was stopped."""
     from c2s.cli.stages import Stages
-    from c2s.common.files import json_able
     from c2s.studies.scaling import plan, run_scaling
     from c2s.studies.scaling_recipe import find_scaling
     from c2s.studies.scaling_results import results_table
@@ -41,4 +40,4 @@ def scaling(
     with Stages() as stages:
         summary = run_scaling(found, folder, out, device=device, on_stage=stages)
     lines = [*results_table(summary), f"Results: {out.resolve()}"]
-    say(as_json, json_able(summary), "\n".join(lines))
+    say(as_json, summary, "\n".join(lines))

@@ -193,7 +193,7 @@ def run_scaling(
 
         _train(cell, training, drawn, out, device, stage)
         results.append(_measured(recipe, cell, samples, encoder, out, device, stage))
-    summary = summarise(recipe, results)
+    summary: dict[str, Any] = json_able(summarise(recipe, results))
     write_results(summary, out)
     return summary
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from c2s.common.files import atomic_directory, atomic_file, json_able
+from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.seeds import generator
 from c2s.plots.scaling import AXES, Axis, scaling_curves
 from c2s.studies.power_law import fit_lines, fit_power_laws
@@ -221,10 +221,18 @@ def _interval(resampled: np.ndarray) -> tuple[float, float]:
 
 
 def write_results(summary: Mapping[str, Any], out: Path) -> None:
-    """Write `results.json`, `results.csv` and `figures/` (PNG and SVG) of a study."""
+    """Write `results.json`, `results.csv` and `figures/` (PNG and SVG) of a study.
+
+    Parameters
+    ----------
+    summary
+        What `summarise` gives, with None for what is no number.
+    out
+        The folder of the study.
+    """
 
     with atomic_file(out / "results.json") as path:
-        path.write_text(json.dumps(json_able(dict(summary)), indent=1) + "\n", "utf-8")
+        path.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     with atomic_file(out / "results.csv") as path:
         pd.DataFrame(summary["points"]).to_csv(path, index=False)
     with atomic_directory(out / "figures") as folder:
@@ -237,19 +245,21 @@ def write_results(summary: Mapping[str, Any], out: Path) -> None:
 
 
 def results_table(summary: Mapping[str, Any]) -> list[str]:
-    """Return a line for each fit: what a metric comes to, and how fast."""
+    """Return a line for each fit: what a metric comes to, and how fast; numbers that are none are None."""
     lines = []
     for fit in summary["fits"]:
         what = f"{fit['fraction']:g} of the data" if fit["axis"] == "size" else str(fit["size"])
         head = f"{fit['task']} {fit['metric']} by {fit['axis']} ({what}, {fit['method']})"
         slope, power = fit["line"]["slope"], fit["power"]
         text = f"{head}: {_text(slope)} for a factor of ten"
-        if power is not None and power["c"]["value"] == power["c"]["value"]:
+        if power is not None and power["c"]["value"] is not None:
             sign = "+" if fit["metric"] == "loss" else "−"
             text += f"; {power['a']['value']:.3g} {sign} {power['b']['value']:.3g}·x^−c, c = {_text(power['c'])}"
         lines.append(text)
     return lines
 
 
-def _text(number: Mapping[str, float]) -> str:
+def _text(number: Mapping[str, Any]) -> str:
+    if number["low"] is None:
+        return f"{number['value']:.3g}"
     return f"{number['value']:.3g} [{number['low']:.3g}, {number['high']:.3g}]"
