@@ -18,6 +18,7 @@ from c2s.studies.scaling_measures import (
     gene_overlaps,
     held_out_samples,
     label_answered,
+    measure,
     sample_losses,
 )
 from c2s.studies.scaling_recipe import ScalingRecipe, find_scaling
@@ -77,6 +78,14 @@ def folder(tmp_path_factory, cut, cut_genes):
 def finished(folder):
     out = folder / "out"
     return out, run_scaling(recipe(), folder, out, device="cpu", workers=1)
+
+
+@pytest.fixture(scope="module")
+def trained(finished):
+    """A model of the study, and the samples that it is measured on."""
+    out, _ = finished
+    model = c2s.load_model(out / "cells" / "m-1-full-seed0" / "training" / "model", device="cpu")
+    return model, held_out_samples(out / "data" / "1", 30, 0)
 
 
 class TestGrid:
@@ -246,14 +255,6 @@ class TestRun:
 
 
 class TestMeasures:
-    @pytest.fixture(scope="class")
-    def trained(self, finished):
-        out, _ = finished
-        model = c2s.load_model(
-            out / "cells" / "m-1-full-seed0" / "training" / "model", device="cpu"
-        )
-        return model, held_out_samples(out / "data" / "1", 30, 0)
-
     def test_samples_are_of_the_test_split_and_of_their_task(self, trained, finished):
         _, samples = trained
         assert {t: {s.task for s in own} for t, own in samples.items()} == {
@@ -342,6 +343,22 @@ class TestMeasures:
         assert found.tolist() == again.tolist()
         # A cell has 16 of some 130 genes: 12 % by chance.
         assert 30 < found.mean() < 100
+
+    def test_texts_are_scored_where_a_label_answers(self, trained):
+        model, samples = trained
+        labels = model.known("cell_type")
+
+        def encoder(texts):
+            """One direction a label, so that a pair of texts scores 1 if they are the same and 0 if not."""
+            return [np.eye(len(labels))[[labels.index(t)]] for t in texts]
+
+        own = {task: values[:20] for task, values in samples.items()}
+        found = measure(model, own, generated=0, temperature=1.0, seed=0, encoder=encoder)
+        assert set(found) == {
+            ("cell_type", "loss"), ("cell_type", "accuracy"), ("cell_type", "bertscore"), ("cond_cell", "loss"),
+        }  # fmt: skip
+        np.testing.assert_allclose(found["cell_type", "bertscore"], found["cell_type", "accuracy"])
+        assert 0 < found["cell_type", "accuracy"].mean() < 100
 
 
 class TestIntervals:
