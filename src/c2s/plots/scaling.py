@@ -56,7 +56,7 @@ def scaling_curves(
     panels = list(dict.fromkeys((p["task"], p["metric"]) for p in points))
     if not panels:
         raise UsageError("points: there are none to draw")
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.4, 3.2 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
