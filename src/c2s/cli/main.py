@@ -72,6 +72,7 @@ def _add_commands() -> None:
     from c2s.cli.generate import generate
     from c2s.cli.geneset import app as geneset
     from c2s.cli.model import app as model
+    from c2s.cli.scaling import scaling
     from c2s.cli.study import app as study
     from c2s.cli.train import train
 
@@ -87,6 +88,7 @@ def _add_commands() -> None:
         generate,
         evaluate,
         compare,
+        scaling,
     ):
         app.command()(command)
     app.add_typer(corpus, name="corpus")

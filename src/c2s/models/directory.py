@@ -16,7 +16,7 @@ from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import load_adapted, save_adapter, seen_from
 from c2s.models.card import C2S_JSON, ModelCard, card_of, library_versions
 from c2s.models.places import find_model, leave_for_commands, model_folder, resolve_folder
-from c2s.models.presets import get_preset
+from c2s.models.presets import Preset, get_preset
 from c2s.models.weights import known_dtype, load_network, placement_of, resolve_device
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer, Segment, load_tokenizer
@@ -506,7 +506,12 @@ def attach(
 
 
 def new_model(
-    preset: str, tokenizer: CellTokenizer, card: ModelCard, seed: int, *, shape_only: bool = False
+    preset: str | Preset,
+    tokenizer: CellTokenizer,
+    card: ModelCard,
+    seed: int,
+    *,
+    shape_only: bool = False,
 ) -> Model:
     """Make a model of a preset's shape from random weights, the same for the same seed.
 
@@ -515,10 +520,11 @@ def new_model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = get_preset(preset).config(len(tokenizer.backend))
+    preset = preset if isinstance(preset, Preset) else get_preset(preset)
+    config = preset.config(len(tokenizer.backend))
     config.bos_token_id = config.eos_token_id = tokenizer.eos_id
     config.pad_token_id = tokenizer.pad_id
     with torch.random.fork_rng(devices=[]), torch.device("meta" if shape_only else "cpu"):
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config)
-    return Model(network, tokenizer, card, f"preset {preset}")
+    return Model(network, tokenizer, card, f"preset {preset.name}")
