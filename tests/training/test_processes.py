@@ -209,7 +209,14 @@ def runs(tmp_path_factory, cut, gene_tokenizer, make_model):
 
 def losses(out: Path):
     """What a run logged at each step, without what depends on the clock."""
-    clock = {"seconds", "tokens", "tokens_per_second", "train_runtime"}
+    clock = {
+        "seconds",
+        "seconds_left",
+        "tokens",
+        "tokens_per_second",
+        "flop_utilisation",
+        "train_runtime",
+    }
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in line.items() if k not in clock}
@@ -305,7 +312,7 @@ class TestSeveralProcesses:
         )  # fmt: skip
         assert done.returncode == 2
         assert done.stderr.splitlines() == [
-            "c2s: batch_size 9 cannot be shared out evenly to 2 processes; give a multiple of it"
+            "c2s: optimisation.batch_size = 9 cannot be shared out evenly to 2 processes; give a multiple of it"
         ]
 
     def test_what_cannot_work_is_refused(self, monkeypatch, tmp_path):

@@ -112,15 +112,10 @@ def check_lora(base: BaseRecipe, lora: LoraRecipe | None, config: PretrainedConf
     Raises
     ------
     UsageError
-        An extra is not installed, `lora.targets` names no layer of the base, or `base.device_map` stands beside several
-        processes.
+        An extra is not installed, or `lora.targets` names no layer of the base.
     """
     if base.quantize is not None and find_spec("bitsandbytes") is None:
         raise missing_extra(f"base.quantize = {base.quantize}: bitsandbytes", "quant")
-    if base.device_map is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "base.device_map spreads one process over devices; with several processes leave it out"
-        )
     if lora is not None:
         require_peft()
         check_targets(config, lora.targets)

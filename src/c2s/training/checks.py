@@ -45,6 +45,10 @@ def check_place(recipe: TrainingRecipe) -> None:
                 "HF_TOKEN"
             )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.base.device_map is not None and processes > 1:
+        raise UsageError(
+            "base.device_map spreads one process over devices; with several processes leave it out"
+        )
     batch_size = recipe.optimisation.batch_size
     if batch_size % processes:
         raise UsageError(

@@ -257,6 +257,8 @@ def run_recipe(
         A loss is no longer a number; checkpoints stay.
     """
     out = Path(out)
+    # Before processes wait for each other.
+    check_place(recipe)
     check_sharding(recipe.optimisation.optimizer)
     threads = torch.get_num_threads()
     with ExitStack() as stack:
