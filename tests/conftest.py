@@ -271,6 +271,17 @@ class SampleExamples:
 
 
 @pytest.fixture(scope="session")
+def sample_examples(cell_table):
+    """Return a function that draws examples of samples of cells and of gene sets."""
+    from c2s.tasks.prompts import load_prompts
+
+    def draw(n_examples):
+        return SampleExamples(cell_table, load_prompts("c2s"), n_examples).draw(range(n_examples))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
 def sample_model_folder(tmp_path_factory, cell_table, cut_genes, make_network, make_card):
     """A model directory trained for seconds on samples of cells and on gene sets. Not to be changed."""
     from c2s.models.directory import Model

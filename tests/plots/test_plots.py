@@ -24,6 +24,7 @@ from c2s.plots import (
     loss_curves,
     rank_expression,
     reliability,
+    scaling_curves,
     umap_real_generated,
 )
 from c2s.plots.losses import running_mean
@@ -328,3 +329,44 @@ def test_figures_need_no_pyplot(cells):
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestScaling:
+    FACTS = (("s", 1000, 50.0), ("m", 4000, 60.0), ("l", 9000, 65.0))
+
+    def points(self, metric="accuracy"):
+        return [
+            {
+                "size": size, "fraction": share, "method": "full", "task": "cell_type", "metric": metric,
+                "value": value, "low": value - 2, "high": value + 1, "body": body, "train_samples": 100 * share,
+            }
+            for size, body, value in self.FACTS
+            for share in (0.5, 1.0)
+        ]  # fmt: skip
+
+    def test_a_panel_a_metric_and_a_series_a_share(self):
+        points = [*self.points("loss"), *self.points()]
+        curve = {"x": [1000, 9000], "y": [49.0, 66.0], "low": [48.0, 65.0], "high": [50.0, 67.0]}
+        law = {
+            "axis": "size", "task": "cell_type", "metric": "accuracy", "fraction": 1.0, "method": "full",
+            "power": {"curve": curve},
+        }  # fmt: skip
+        figure = scaling_curves(points, [law])
+        loss, accuracy = figure.axes
+        assert loss.get_ylabel() == "loss (nats per token)"
+        assert accuracy.get_xscale() == "log"
+        labels = loss.get_legend_handles_labels()[1]
+        assert labels == ["50% of the data", "100% of the data"]
+        drawn = [line.get_ydata().tolist() for line in accuracy.lines if len(line.get_ydata()) == 2]
+        assert drawn == [[49.0, 66.0]]
+        bars = accuracy.containers[0].lines[2][0].get_segments()
+        assert [bar[:, 1].tolist() for bar in bars] == [[48.0, 51.0], [58.0, 61.0], [63.0, 66.0]]
+
+    def test_along_data_a_series_is_a_size(self):
+        (ax,) = scaling_curves(self.points(), [], "data").axes
+        assert ax.get_legend_handles_labels()[1] == ["s", "m", "l"]
+        assert ax.get_xlabel() == "Training samples"
+
+    def test_nothing_to_draw_is_refused(self):
+        with pytest.raises(UsageError, match="none to draw"):
+            scaling_curves([], [])

@@ -201,7 +201,8 @@ def enumerate_gene_set(
     )
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     prompt = np.append(prompt, begin)
-    state = TransformersEngine(model).generate([prompt], constraint, sampling)[0]
+    engine = TransformersEngine(model)
+    state = engine.generate([prompt], constraint, sampling, None, len(begin))[0]
     found = cast("GeneListState | GeneSentenceState", state).genes
     return [model.vocabulary.words[int(columns[item])] for item in found]
 

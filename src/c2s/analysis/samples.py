@@ -359,7 +359,8 @@ class _Asker:
         found = np.empty((len(here), len(self.labels)))
         for tails, which in asked.items():
             rows = [np.concatenate([prompts[i], behind[i]]).astype(np.int64) for i in which]
-            scores = self.engine.score(rows, cast("Sequence[Sequence[int]]", tails))
+            begun = [len(behind[i]) for i in which]
+            scores = self.engine.score(rows, cast("Sequence[Sequence[int]]", tails), begun=begun)
             found[np.searchsorted(here, which)] = probabilities_of(scores[None], 1.0)
         return found
 

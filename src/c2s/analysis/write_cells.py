@@ -143,7 +143,8 @@ def write_cells(
             begin, constraint = answer_constraint(model, _texts_around(model, asked, size), choice)
             ids = [np.append(model.encode_prompt(prompts[row]), begin) for row in rows]
             # The draws of a prompt belong to its place in the call: another call needs another seed.
-            states = opened.generate(ids, constraint, _reseeded(sampling, order), progress)
+            seeded = _reseeded(sampling, order)
+            states = opened.generate(ids, constraint, seeded, progress, len(begin))
             for row, state in zip(rows, states, strict=True):
                 cells[row] = [choice.columns[genes] for genes in _cells_of(state)]
     texts = [model.tokenizer.text(prompt) for prompt in prompts]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +71,8 @@ def _add_commands() -> None:
     from c2s.cli.explain import explain
     from c2s.cli.generate import generate
     from c2s.cli.geneset import app as geneset
+    from c2s.cli.model import app as model
+    from c2s.cli.scaling import scaling
     from c2s.cli.study import app as study
     from c2s.cli.train import train
 
@@ -85,11 +88,13 @@ def _add_commands() -> None:
         generate,
         evaluate,
         compare,
+        scaling,
     ):
         app.command()(command)
     app.add_typer(corpus, name="corpus")
     app.add_typer(geneset, name="geneset")
     app.add_typer(study, name="study")
+    app.add_typer(model, name="model")
 
 
 _add_commands()
@@ -103,7 +108,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     if not debug:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", C2SWarning)
+        if _is_first():
+            warnings.simplefilter("always", C2SWarning)
     try:
         # Typer gives back the code of what it ended itself, an interrupt among it, instead of raising.
         code = app(standalone_mode=False)
@@ -126,6 +132,7 @@ def main() -> None:
             _fail("no space left on the disk; nothing was half-written", 1, debug)
         raise
     except Exception as error:
+        _let_the_first_speak()
         _click_error(error, debug)
 
 
@@ -146,7 +153,21 @@ def _click_error(error: Exception, debug: bool) -> None:
     _fail(f"{show()} (see --help)", 2, debug)
 
 
+def _is_first() -> bool:
+    """Return whether this is not another process of a run on several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _let_the_first_speak() -> None:
+    """Wait in another process of a run: where all fail alike, the first says why, and the launcher ends the others."""
+    if not _is_first():
+        time.sleep(5)
+
+
 def _fail(message: str, code: int, debug: bool) -> None:
+    if code == 130 and not _is_first():
+        sys.exit(code)
+    _let_the_first_speak()
     if debug:
         import traceback
 

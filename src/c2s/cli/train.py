@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,10 @@ from c2s.cli.options import (
 def train(
     recipe: Annotated[
         Path,
-        typer.Argument(help="YAML recipe; the documentation has an example.", show_default=False),
+        typer.Argument(
+            help="YAML recipe, or the name of one that comes with the package: cell-type, cell-generation, pretrain.",
+            show_default=False,
+        ),
     ],
     out: Out,
     seed: Annotated[
@@ -29,21 +32,105 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            "--launch",
+            help="On several processes: ddp-gpus, fsdp2-gpus, ddp-cpu-2, fsdp2-cpu-2, or a file of accelerate.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model from random weights on labelled cells."""
+    """Train a model: pre-training or fine-tuning on many tasks, or a small one from labelled cells."""
+    from c2s.common.config import read_yaml
+    from c2s.training.recipe import is_training_recipe
+    from c2s.training.shipped import shipped_recipe
+
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    # A name has no folder and no suffix, a file has one or the other, or is there.
+    named = not recipe.exists() and recipe.name == str(recipe) and not recipe.suffix
+    content = shipped_recipe(str(recipe)) if named else read_yaml(recipe)
+    if launch is not None and is_training_recipe(content) and not dry_run:
+        _launch(launch, recipe, out, seed, resume, device, as_json, debug)
+    elif is_training_recipe(content):
+        _train(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
+    else:
+        _train_small(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
+
+
+def _launch(
+    name: str, recipe: Path, out: Path, seed: int | None, resume: bool, device: str | None, as_json: bool, debug: bool
+) -> None:  # fmt: skip
+    """Run the same command on several processes."""
+    from c2s.training.launch import launch
+
+    command = ["train", str(recipe), "--out", str(out)]
+    command += [] if seed is None else ["--seed", str(seed)]
+    command += [] if device is None else ["--device", device]
+    for flag, given in (("--resume", resume), ("--json", as_json), ("--debug", debug)):
+        command += [flag] if given else []
+    code = launch(name, command)
+    if code:
+        raise typer.Exit(code)
+
+
+def _train(
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
+    from c2s.common.errors import Stopped
+    from c2s.training.processes import is_first
+    from c2s.training.recipe import TrainingRecipe
+    from c2s.training.run import run_recipe
+
+    recipe = TrainingRecipe.parse(content, str(path))
+    if dry_run:
+        from c2s.cli.training_plan import plan_table
+        from c2s.training.plan import plan
+
+        with Stages() as stages:
+            facts = plan(recipe, path.resolve().parent, device=device, on_stage=stages)
+        say(as_json, facts, plan_table(facts))
+        return
+    try:
+        with Stages() as stages:
+            facts = run_recipe(
+                recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
+            )
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped; go on with: c2s train {path} --out {out} --resume"
+            if (out / "recipe.yaml").is_file()
+            else "stopped"
+        ) from None
+    if is_first():
+        say(as_json, facts, f"model in {out / 'model'}; validation {facts['validation']}")
+
+
+def _train_small(
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Run a recipe for labelled cells in memory, from random weights."""
+    from c2s.cli.stages import Stages
+    from c2s.common.errors import UsageError
     from c2s.studies.train import TrainRecipe, plan, run_training
 
-    resolved = TrainRecipe.read(recipe)
-    if seed is not None:
-        resolved = resolved.model_copy(update={"seed": seed})
+    recipe = TrainRecipe.parse(content, str(path))
+    if resume:
+        raise UsageError(
+            "--resume is for recipes with a stage; this one takes minutes and starts anew"
+        )
     if dry_run:
-        facts = plan(resolved)
+        facts = plan(recipe)
         say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
         return
     with Stages() as stages:
-        facts = run_training(resolved, out, device=device, on_stage=stages)
+        facts = run_training(recipe, out, device=device, on_stage=stages)
     say(as_json, facts, f"model in {out / 'model'}; validation loss {facts['validation_loss']}")

@@ -11,6 +11,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from c2s.common.errors import InputError, UsageError, nearest
 
 
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of fields with values.
+
+    Raises
+    ------
+    InputError
+        The file is missing, not YAML, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a recipe is a list of fields with values, such as 'seed: 0'")
+    return content
+
+
 class Config(BaseModel):
     """A frozen pydantic model that refuses fields it does not know."""
 
@@ -27,15 +46,7 @@ class Config(BaseModel):
         UsageError
             A field is unknown or has a value that cannot work; the message names it.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text("utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: a recipe is a list of fields with values, such as 'seed: 0'")
-        return cls.parse(content, str(path))
+        return cls.parse(read_yaml(path), str(path))
 
     @classmethod
     def parse(cls, content: dict[str, Any], source: str) -> Self:
@@ -59,6 +70,10 @@ _PLAINER = {
 }
 
 
+#: Kind of an error whose message is a line that `explain` made for a part of the recipe.
+EXPLAINED = "explained"
+
+
 def explain(error: ValidationError, model: type[Config]) -> str:
     """Return the first problem of a validation as one line."""
     first = error.errors()[0]
@@ -70,7 +85,11 @@ def explain(error: ValidationError, model: type[Config]) -> str:
         return f"unknown field {field!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":
         return f"the field {field!r} is missing"
+    if first["type"] == EXPLAINED:
+        return f"{field}: {first['msg']}"
     message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     if not first["loc"]:
         return message  # of several fields together: it names them, and the whole recipe is too long to quote
+    if isinstance(first["input"], dict) and first["input"]:  # a whole table is too long to quote
+        return f"{field}: {message[0].lower()}{message[1:]}"
     return f"{field} = {first['input']!r}: {message[0].lower()}{message[1:]}"

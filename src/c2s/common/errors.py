@@ -28,6 +28,12 @@ class UsageError(C2SError, ValueError):
     exit_code = 2
 
 
+class Stopped(C2SError):
+    """The user stopped the work. Exit code 130, as a shell gives it."""
+
+    exit_code = 130
+
+
 class C2SWarning(UserWarning):
     """Something the user should know and that did not stop the work."""
 

@@ -6,6 +6,42 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+#: Told of each stage by name and number of steps; returns what is told of finished steps.
+OnStage = Callable[[str, int], Callable[[int], None]]
+
+
+def no_progress(name: str, total: int) -> Callable[[int], None]:
+    """Show nothing of a stage."""
+    del name, total
+
+    def ignore(steps: int) -> None:
+        del steps
+
+    return ignore
+
+
+class Advance:
+    """Told of finished steps, and of what is to be said beside the bar.
+
+    Parameters
+    ----------
+    move, say
+        What is called with a number of steps, and with a text.
+    """
+
+    def __init__(self, move: Callable[[int], None], say: Callable[[str], None]) -> None:
+        self._move, self.say = move, say
+
+    def __call__(self, steps: int) -> None:
+        """Move the bar."""
+        self._move(steps)
+
+
+def say_beside(progress: Callable[[int], None], text: str) -> None:
+    """Write a text, such as a speed, beside a progress bar, where it is one."""
+    if isinstance(progress, Advance):
+        progress.say(text)
+
 
 @contextmanager
 def progress_bar(what: str, total: int, unit: str = "cells") -> Iterator[Callable[[int], None]]:
@@ -38,4 +74,7 @@ def progress_bar(what: str, total: int, unit: str = "cells") -> Iterator[Callabl
     )  # fmt: skip
     with bar:
         task = bar.add_task(what, total=total)
-        yield lambda n: bar.update(task, advance=n)
+        yield Advance(
+            lambda n: bar.update(task, advance=n),
+            lambda text: bar.update(task, description=f"{what}, {text}"),
+        )

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +24,7 @@ import yaml
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import C2SError, InputError, UsageError, listing
 from c2s.common.files import atomic_directory, atomic_file, refuse_foreign, sha256
+from c2s.common.progress import OnStage
 from c2s.corpus.engines import Map, map_in_turn, processes, started
 from c2s.corpus.index import SHORT, SourceFile, SourceIndex, index_source, stamp, words_path
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
@@ -70,9 +71,6 @@ LIBRARIES = (
     "zarr",
     "numba",
 )
-
-#: Told of each stage by name and number of steps; returns what is told of finished steps.
-OnStage = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
@@ -440,7 +438,32 @@ def build_corpus(
         Some units failed; the first is explained, the others are in `log.jsonl`. What was finished stays, and the
         same command goes on from there.
     """
-    recipe, folder, out = read_recipe(recipe_path), Path(recipe_path).resolve().parent, Path(out)
+    folder = Path(recipe_path).resolve().parent
+    return build_from(
+        read_recipe(recipe_path), folder, out, workers=workers, engine=engine, on_stage=on_stage
+    )
+
+
+def build_from(
+    recipe: CorpusRecipe,
+    folder: Path,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    engine: str | None = None,
+    keep_looks: bool = False,
+    on_stage: OnStage,
+) -> dict[str, Any]:
+    """Build a corpus from a recipe that was read; see `build_corpus`.
+
+    Parameters
+    ----------
+    folder
+        Where the recipe's relative paths begin.
+    keep_looks
+        Leave the folder `work` with what was found out about the sources, for another build of them.
+    """
+    out = Path(out)
     workers = workers or len(os.sched_getaffinity(0))
     refuse_foreign(out, CONTENTS)
     try:
@@ -459,7 +482,7 @@ def build_corpus(
                 genes = _used_genes(plan, out, mapped, on_stage)
                 units = plan.units(genes, tokenizer_sha)
                 records = _map_units(out, units, mapped, on_stage)
-        return _finish(plan, out, units, records, tokenizer_sha)
+        return _finish(plan, out, units, records, tokenizer_sha, keep_looks)
 
 
 def _refuse_other_corpus(out: Path, plan: Plan) -> None:
@@ -630,6 +653,7 @@ def _finish(
     units: Sequence[Unit],
     records: Mapping[str, UnitRecord],
     tokenizer_sha: str,
+    keep_looks: bool,
 ) -> dict[str, Any]:
     _remove_strangers(out, records)
     manifest = _manifest(plan, [records[u.name] for u in units], tokenizer_sha)
@@ -645,7 +669,8 @@ def _finish(
         path.write_text(_card(manifest), "utf-8")
     manifest["other files"] = _other_files(out)
     manifest["digest"] = manifest_digest(manifest)
-    shutil.rmtree(out / "work")
+    if not keep_looks:
+        shutil.rmtree(out / "work")
     with atomic_file(out / "manifest.json") as path:
         path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (out / "log.jsonl").unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from c2s.corpus.build import OnStage, Plan, leave_for_units, make_plan
+from c2s.common.progress import OnStage
+from c2s.corpus.build import Plan, leave_for_units, make_plan
 from c2s.corpus.engines import processes
 from c2s.corpus.index import read_fields
 from c2s.corpus.recipe import read_recipe

@@ -509,6 +509,20 @@ class ShardReader(IterableDataset[dict[str, torch.Tensor]]):
                 self._done = done
                 yield content(opened, item, self.loss)
 
+    def at(self, positions: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the items at places of this rank's endless stream; the place that iterating has reached stays.
+
+        Parameters
+        ----------
+        positions : int64 array, shape (n,)
+            Ascending; the first of the second epoch follows the last of the first. Workers of a DataLoader do not deal
+            them out.
+        """
+        epochs, places = np.divmod(positions, self._per_epoch)
+        content = _sequence if self.packed else _sample
+        for shard, item, _ in self._located(epochs, places, positions):
+            yield content(self._opened(shard), item, self.loss)
+
     def _own_places(self, first: int, total: int) -> Iterator[np.ndarray]:
         """Yield the numbers from `first` to `total` that fall to this worker, some at a time.
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from c2s.cells.ranked import Ties
 from c2s.common.config import Config
 from c2s.common.errors import UsageError, listing, nearest
+from c2s.common.seeds import generator
 from c2s.tasks.registry import TASKS
 from c2s.teachers.config import TeacherConfig
 from c2s.tokens.tokenizer import TokenMode
@@ -243,6 +244,11 @@ class CorpusRecipe(Config):
         description="What maps the units: processes of this machine, or Ray Data (extra `ray`).",
     )
     seed: int = Field(0, ge=0, description="Draws everything.")
+    draw: int = Field(
+        0,
+        ge=0,
+        description="Another number draws other ties, samples and wordings of the same cells; the split stays.",
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -303,9 +309,21 @@ class CorpusRecipe(Config):
         ranges = [self.genes_of(t)[1] for t in self.task_ids("single", "multi")]
         return max([self.sentence_genes, *ranges])
 
+    @property
+    def draw_seed(self) -> int:
+        """What draws ties and samples: the seed, or for another `draw` one of its own."""
+        return (
+            int(generator(self.seed, "draw", self.draw).integers(1 << 62))
+            if self.draw
+            else self.seed
+        )
+
     def deciding(self) -> dict[str, Any]:
         """Return what decides the bytes of the corpus, as plain values: not who did the work."""
-        return self.model_dump(mode="json", exclude={"engine", "teacher"})
+        idle = (
+            set() if self.draw else {"draw"}
+        )  # corpora that were built before there was such a field stay whole
+        return self.model_dump(mode="json", exclude={"engine", "teacher"} | idle)
 
     def digest(self) -> str:
         """Return the SHA-256 of what decides the bytes."""

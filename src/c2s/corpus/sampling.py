@@ -131,7 +131,7 @@ def draw_samples(
     able = {t: found for t, found in able.items() if len(found)}
     weights = np.array([recipe.weight_of(t) for t in able])
     for task_id, share in zip(able, weights / weights.sum() if len(able) else [], strict=True):
-        rng = generator(recipe.seed, "samples", task_id, *keys)
+        rng = generator(recipe.draw_seed, "samples", task_id, *keys)
         wanted = int(recipe.samples_per_cell * len(rows) * share + rng.random())
         found = able[task_id]
         if isinstance(found, list):

@@ -391,7 +391,7 @@ def _read_and_rank(shared: Shared, unit: Unit, kept: np.ndarray) -> _Looked:
             top_k=most,
             selected=selected,
             ties=shared.recipe.ties,
-            seed=shared.recipe.seed,
+            seed=shared.recipe.draw_seed,
         )
         genes[at : at + len(ranked.genes)] = ranked.genes
         at += len(ranked.genes)
@@ -553,7 +553,7 @@ def _write_tokens(
     if not samples:
         return
     keys = (unit.sha256, unit.start, part)
-    sequences = pack(batch.lengths, shared.recipe.context, keys, shared.recipe.seed)
+    sequences = pack(batch.lengths, shared.recipe.context, keys, shared.recipe.draw_seed)
     facts = ShardFacts(
         source=unit.sha256,
         split=part,
@@ -619,7 +619,9 @@ def _draw_gene_sets(
                 drawn.dropped[f"{task_id}: set has no gene that the tokenizer knows"] += 1
                 continue
             n_wordings = len(shared.prompts.wording(task_id).prompts)
-            rng = generator(shared.recipe.seed, "gene sets", unit.sha256, gene_set.name, task_id)
+            rng = generator(
+                shared.recipe.draw_seed, "gene sets", unit.sha256, gene_set.name, task_id
+            )
             for _ in range(shared.recipe.samples_per_gene_set):
                 wording, n = int(rng.integers(n_wordings)), len(columns)
                 drawn.samples.append(Sample(task_id, wording, (len(orders),), n, n))

@@ -7,6 +7,7 @@ engine knows token ids and constraints, nothing of genes, labels or AnnData.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from c2s.constraints.samples import CellSample
 from c2s.constraints.trie import Constraint, GeneSentence, GeneSentenceState, TokenState
 from c2s.decoding.generation import Passes, SampleWriter, SentenceWriter, write_token_by_token
 from c2s.decoding.gradients import GradientPath, frozen, mean_slope, path_delta
+from c2s.decoding.prompt_attention import Begun, PromptReader
 from c2s.decoding.sampling import Sampling, in_double
 from c2s.decoding.tree_scores import attention_kinds, score_tree
 
@@ -59,14 +61,17 @@ class Engine(Protocol):
         constraint: Constraint,
         sampling: Sampling,
         progress: Progress | None = None,
+        begun: int = 0,
     ) -> list[TokenState]:
-        """Return the finished state of each prompt's answer."""
+        """Return the finished state of each prompt's answer, of which `begun` tokens stand in the prompt already."""
 
     def score(
         self,
         prompts: Sequence[np.ndarray],
         answers: Sequence[Sequence[int]],
         progress: Progress | None = None,
+        *,
+        begun: Begun = 0,
     ) -> np.ndarray:
         """Return log p(answer | prompt). float64, shape (n_prompts, n_answers)."""
 
@@ -111,6 +116,7 @@ class TransformersEngine:
         if guesses < 0:
             raise UsageError(f"guesses={guesses} is below 0")
         self.network = model.network
+        self._reader = PromptReader(model)
         self.pad_id = model.tokenizer.pad_id
         self.batch_size = batch_size
         self.guesses = guesses
@@ -122,8 +128,23 @@ class TransformersEngine:
         constraint: Constraint,
         sampling: Sampling,
         progress: Progress | None = None,
+        begun: int = 0,
     ) -> list[TokenState]:
         """Draw an answer to each prompt from the model's distribution renormalised to what is allowed.
+
+        Parameters
+        ----------
+        prompts
+            Token ids.
+        constraint
+            What the answers may be.
+        sampling
+            How tokens are drawn.
+        progress
+            Told how many prompts are done.
+        begun
+            Tokens at the end of every prompt that are the answer's; only models with another attention over
+            prompts than the causal one care.
 
         Returns
         -------
@@ -140,7 +161,7 @@ class TransformersEngine:
         finished: list[TokenState | None] = [None] * len(prompts)
         keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
         self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
-        write = self._writer(constraint, sampling)
+        write = self._writer(constraint, sampling, begun)
         # Cells take room as they grow, and very seldom the longest genes.
         usual = (
             constraint.usual_tokens if isinstance(constraint, GeneSentence | CellSample) else None
@@ -154,29 +175,32 @@ class TransformersEngine:
                 progress(len(rows))
         return [state for state in finished if state is not None]
 
-    def _writer(self, constraint: Constraint, sampling: Sampling) -> Writer:
+    def _writer(self, constraint: Constraint, sampling: Sampling, begun: int) -> Writer:
         """Return what finishes the answers of a batch: compiled for cells, for others a token a pass."""
         from c2s.decoding.slots import takes_slots
 
         if isinstance(constraint, GeneSentence):
-            writer = SentenceWriter(self.network, constraint, sampling, self.guesses)
+            writer = SentenceWriter(self.network, constraint, sampling, self.guesses, self._reader)
             self.passes = writer.passes
 
             def write(prompts: list[np.ndarray], keys: np.ndarray) -> list[TokenState]:
-                states = writer.write(prompts, keys)
+                states = writer.write(prompts, keys, begun)
                 return [GeneSentenceState(constraint, states, row) for row in range(len(prompts))]
 
             return write
 
         if isinstance(constraint, CellSample) and takes_slots(self.network):
-            samples = SampleWriter(self.network, constraint, sampling, self.guesses)
+            samples = SampleWriter(self.network, constraint, sampling, self.guesses, self._reader)
             self.passes = samples.passes
-            return samples.write
+            return partial(samples.write, begun=begun)
 
         def write_plainly(prompts: list[np.ndarray], keys: np.ndarray) -> list[TokenState]:
             states = [constraint.start() for _ in prompts]
             ids, mask = self._left_padded(prompts)
-            write_token_by_token(self.network, ids, mask, states, keys, sampling, self.pad_id)
+            write_token_by_token(
+                self.network, ids, mask, states, keys, sampling, self.pad_id,
+                self._reader.reading(prompts, ids.shape[1], begun, left=True),
+            )  # fmt: skip
             return states
 
         return write_plainly
@@ -187,6 +211,7 @@ class TransformersEngine:
         answers: Sequence[Sequence[int]],
         progress: Progress | None = None,
         *,
+        begun: Begun = 0,
         alike: bool = False,
     ) -> np.ndarray:
         """Return the exact log-probability of every answer behind every prompt.
@@ -201,6 +226,8 @@ class TransformersEngine:
             Token ids.
         progress
             Told how many prompts are done.
+        begun
+            Of each prompt the tokens at its end that are the answer's, or one number for all.
         alike
             Neighbours among the prompts begin alike, as variants of one cell do. Batches are then of neighbours instead
             of prompts of similar length, and what the prompts of a batch begin with is read once for all of them.
@@ -231,9 +258,11 @@ class TransformersEngine:
         scores = np.empty((len(prompts), len(answers)))
         for rows in self._batches(prompts, extra=n_rows, most=max(1, most), in_order=alike):
             batch_prompts = [prompts[i] for i in rows]
-            shared = common_beginning(batch_prompts) if alike else 0
+            # Where tokens see what stands behind them, prompts that begin alike are not read alike.
+            shared = common_beginning(batch_prompts) if alike and self._reader.causal else 0
+            answered = np.broadcast_to(begun, len(prompts))[rows].tolist()
             with torch.inference_mode():
-                batch = self._score_batch(batch_prompts, trees, kinds, shared)
+                batch = self._score_batch(batch_prompts, trees, kinds, shared, answered)
             for (which, _), found in zip(trees, batch, strict=True):
                 scores[np.ix_(rows, which)] = found
             if progress:
@@ -246,6 +275,7 @@ class TransformersEngine:
         trees: Sequence[tuple[np.ndarray, AnswerTree]],
         kinds: Mapping[str, int | None],
         shared: int,
+        begun: Begun,
     ) -> list[np.ndarray]:
         """Return log p of the answers of each tree, float64 arrays of shape (n_prompts, n_answers of it).
 
@@ -258,13 +288,23 @@ class TransformersEngine:
         ids, lengths = self._right_padded(prompts)
         # The last token of a prompt is row 0 of every tree.
         last = ids[torch.arange(len(ids), device=ids.device), lengths - 1]
-        cache = read_prompts(self.network, ids[:, :-1], shared)
+        n_read = self._n_read(ids.shape[1])
+        with self._reader.reading(prompts, n_read, begun):
+            cache = read_prompts(self.network, ids[:, :n_read], shared)
         found = []
         for _, tree in trees:
-            steps = score_tree(self.network, tree, last, lengths, cache, ids.shape[1] - 1, kinds)
+            steps = score_tree(self.network, tree, last, lengths, cache, n_read, kinds)
             found.append(tree.totals(steps.cpu().double().numpy()))
             cache.crop(-len(tree))
         return found
+
+    def _n_read(self, longest: int) -> int:
+        """Return how many tokens of the longest prompt of a batch are read before its answers.
+
+        The last token of a prompt is read with the answers. Where others see it, it is read with the prompt too, and
+        the mask of the tree hides what that leaves in the cache, so that it is seen once.
+        """
+        return longest - 1 if self._reader.causal else longest
 
     def input_gradients(
         self,
@@ -331,20 +371,14 @@ class TransformersEngine:
         most = max(1, _GRADIENT_TOKENS // (max(map(len, prompts), default=0) + n_rows))
         with frozen(self.network):
             for rows in self._batches(prompts, extra=n_rows, most=most):
-                ids, lengths = self._right_padded([prompts[i] for i in rows])
+                batch_prompts = [prompts[i] for i in rows]
+                ids, lengths = self._right_padded(batch_prompts)
                 whole = self.network.get_input_embeddings()(ids).detach()
                 delta = whole if path is None else path_delta(self.network, whole, path, rows)
                 slope, asked[rows] = mean_slope(
-                    self.network,
-                    whole,
-                    delta,
-                    lengths,
-                    trees,
-                    kinds,
-                    asked[rows],
-                    temperature,
-                    path,
-                )
+                    self.network, whole, delta, lengths, trees, kinds, asked[rows], temperature, path,
+                    partial(self._reader.reading, batch_prompts), self._n_read(ids.shape[1]),
+                )  # fmt: skip
                 batch = (in_double(slope) * in_double(delta)).sum(-1).cpu().numpy()
                 for row, each in zip(rows, batch, strict=True):
                     values[row] = each[: len(prompts[row])]
@@ -406,8 +440,9 @@ class TransformersEngine:
                 n = len(prompts[which])
                 ids[row, :n] = prompts[which]
                 share[row, 0, :n] = 1 / n if over is None else over[which] / over[which].sum()
-            with torch.inference_mode():
-                # Without a mask attention takes its fastest path; a token sees only those before it.
+            reading = self._reader.reading([prompts[i] for i in rows], longest)
+            with torch.inference_mode(), reading:
+                # Without a mask attention takes its fastest path; a causal token sees only those before it.
                 hidden = self.network.base_model(
                     input_ids=torch.from_numpy(ids).to(self.network.device), use_cache=False
                 ).last_hidden_state.float()  # (batch, length, hidden)

@@ -18,6 +18,7 @@ together.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from c2s.decoding.token_draws import draw_tokens
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from c2s.decoding.prompt_attention import PromptReader
 
 #: Genes of a stretch of a sentence, for which frequencies are counted together.
 _STRETCH = 16
@@ -83,6 +86,8 @@ class SentenceWriter:
     guesses
         How many tokens are guessed at most in one pass; 0 guesses none. A network that cannot take tokens back
         (`slots.takes_slots`) gets none.
+    reader
+        Has the network read prompts as it was trained to; None where that is causally.
 
     Attributes
     ----------
@@ -91,19 +96,25 @@ class SentenceWriter:
     """
 
     def __init__(
-        self, network: PreTrainedModel, constraint: GeneSentence, sampling: Sampling, guesses: int
+        self,
+        network: PreTrainedModel,
+        constraint: GeneSentence,
+        sampling: Sampling,
+        guesses: int,
+        reader: PromptReader | None = None,
     ) -> None:
         from c2s.decoding.slots import SlotNetwork, SteadyNetwork, takes_slots
 
         slots = takes_slots(network)
         self.network: Any = (SlotNetwork if slots else SteadyNetwork)(network, constraint.tokens)
-        self.constraint, self.sampling = constraint, sampling
+        self.constraint, self.sampling, self.reader = constraint, sampling, reader
+        self._left = not slots  # where what fills up a batch stands
         self.temperatures = sampling.temperatures_by_rank(constraint.n_genes)
         self.guesses = min(guesses, constraint.trie.depth - 1) if slots else 0
         self.passes = Passes()
         self.counts = first_counts(constraint)
 
-    def write(self, prompts: list[np.ndarray], keys: np.ndarray) -> States:
+    def write(self, prompts: list[np.ndarray], keys: np.ndarray, begun: int = 0) -> States:
         """Write a sentence behind each prompt.
 
         Parameters
@@ -112,6 +123,8 @@ class SentenceWriter:
             Token ids.
         keys : uint64 array, shape (n_prompts,)
             Decide the draws of each sentence.
+        begun
+            Tokens at the end of every prompt that are the answer's.
 
         Returns
         -------
@@ -119,10 +132,12 @@ class SentenceWriter:
             The finished sentences, in the order of the prompts.
         """
         cache = self.network.new_cache()
-        return self.write_behind(prompts, np.zeros(len(prompts), np.int64), cache, keys)[0]
+        start = np.zeros(len(prompts), np.int64)
+        return self.write_behind(prompts, start, cache, keys, begun=begun)[0]
 
     def write_behind(
-        self, texts: list[np.ndarray], lengths: np.ndarray, cache: Any, keys: np.ndarray, *, go_on: bool = False
+        self, texts: list[np.ndarray], lengths: np.ndarray, cache: Any, keys: np.ndarray, *, go_on: bool = False,
+        begun: int = 0,
     ) -> tuple[States, np.ndarray, np.ndarray]:  # fmt: skip
         """Write a sentence behind each text, which stands behind what a cache holds.
 
@@ -138,6 +153,8 @@ class SentenceWriter:
             Decide the draws of each sentence.
         go_on
             Keep all rows in the cache, for what is written behind the sentences.
+        begun
+            Of texts that are prompts, behind nothing: tokens at the end of each that are the answer's.
 
         Returns
         -------
@@ -153,7 +170,11 @@ class SentenceWriter:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = text
         last = np.arange(ids.shape[1]) == new[:, None] - 1
-        logits = self.network.logits(ids, new, lengths, cache, last)
+        reading: AbstractContextManager[None] = nullcontext()
+        if self.reader is not None and not lengths.any():
+            reading = self.reader.reading(texts, ids.shape[1], begun, left=self._left)
+        with reading:
+            logits = self.network.logits(ids, new, lengths, cache, last)
         lengths = lengths + new
 
         rows, fed = np.arange(n), np.empty((n, 1 + self.guesses), np.int64)
@@ -223,7 +244,7 @@ class SampleWriter:
         One that `takes_slots`.
     constraint
         What the samples may be.
-    sampling, guesses
+    sampling, guesses, reader
         As for `SentenceWriter`.
 
     Attributes
@@ -233,21 +254,29 @@ class SampleWriter:
     """
 
     def __init__(
-        self, network: PreTrainedModel, constraint: CellSample, sampling: Sampling, guesses: int
+        self,
+        network: PreTrainedModel,
+        constraint: CellSample,
+        sampling: Sampling,
+        guesses: int,
+        reader: PromptReader | None = None,
     ) -> None:
         self.constraint, self.passes = constraint, Passes()
         made: dict[GeneSentence, SentenceWriter] = {}
         counts: dict[tuple[TokenTrie, int], np.ndarray] = {}
         for sentence in constraint.sentences:
             if sentence not in made:
-                made[sentence] = writer = SentenceWriter(network, sentence, sampling, guesses)
+                writer = SentenceWriter(network, sentence, sampling, guesses, reader)
+                made[sentence] = writer
                 writer.passes = self.passes
                 # Cells that differ by no more than how they end are guessed from one another.
                 alike = sentence.trie, sentence.n_genes
                 writer.counts = counts.setdefault(alike, writer.counts)
         self._writers = [made[sentence] for sentence in constraint.sentences]
 
-    def write(self, prompts: list[np.ndarray], keys: np.ndarray) -> list[CellSampleState]:
+    def write(
+        self, prompts: list[np.ndarray], keys: np.ndarray, begun: int = 0
+    ) -> list[CellSampleState]:
         """Write a sample behind each prompt.
 
         Parameters
@@ -256,6 +285,8 @@ class SampleWriter:
             Token ids.
         keys : uint64 array, shape (n_prompts,)
             Decide the draws of each sample.
+        begun
+            Tokens at the end of every prompt that are the answer's.
 
         Returns
         -------
@@ -268,7 +299,7 @@ class SampleWriter:
         for number, writer in enumerate(self._writers):
             go_on = number + 1 < len(self._writers)
             states, lengths, last = writer.write_behind(
-                texts, lengths, cache, keys_in_sample(keys, number), go_on=go_on
+                texts, lengths, cache, keys_in_sample(keys, number), go_on=go_on, begun=begun
             )
             for row, sample in enumerate(cells):
                 sample.append(GeneSentenceState(writer.constraint, states, row))
@@ -298,6 +329,7 @@ def write_token_by_token(
     keys: np.ndarray,
     sampling: Sampling,
     pad_id: int,
+    reading: AbstractContextManager[None] | None = None,
 ) -> None:
     """Finish answers of any constraint with any network, a token a pass.
 
@@ -315,16 +347,19 @@ def write_token_by_token(
         How tokens are drawn.
     pad_id
         What is fed where an answer is done.
+    reading
+        Entered while prompts are read.
     """
     import torch
 
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, step = None, 0
     while not all(state.done for state in states):
-        out = network(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
+        with (reading if step == 0 else None) or nullcontext():
+            out = network(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
         cache = out.past_key_values
         chosen = draw_tokens(
             states, out.logits[:, -1], sampling, keys, [step] * len(states), pad_id

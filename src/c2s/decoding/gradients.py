@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from c2s.constraints.answers import AnswerTree
+
+
+#: Has a network read the prompts of a batch, filled up to a length.
+Reading = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def mean_slope(
     asked: np.ndarray,
     temperature: float,
     path: GradientPath | None,
+    reading: Reading,
+    n_read: int,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Return the gradient of log p of an answer to each prompt, the mean over the steps of a path, and which answers.
 
@@ -81,6 +87,8 @@ def mean_slope(
         Divides log p of every answer before they are normalised.
     path
         None for the end of the path alone.
+    reading, n_read
+        Has the network read the prompts, and so many tokens of them are read before the answers.
 
     Returns
     -------
@@ -98,7 +106,8 @@ def mean_slope(
     slope = torch.zeros_like(whole, dtype=torch.float32)
     for rest in to_come:
         embedded = (whole - rest * delta).requires_grad_()
-        scores = _scores_behind(network, embedded, lengths, trees, kinds) / temperature
+        scores = _scores_behind(network, embedded, lengths, trees, kinds, reading, n_read)
+        scores = scores / temperature
         which = torch.where(which < 0, scores.argmax(1).cpu(), which)
         log_p = scores.log_softmax(-1)[every, which]
         slope += torch.autograd.grad(log_p.sum(), embedded)[0].float() / n_steps
@@ -111,6 +120,8 @@ def _scores_behind(
     lengths: torch.Tensor,
     trees: Sequence[tuple[np.ndarray, AnswerTree]],
     kinds: Mapping[str, int | None],
+    reading: Reading,
+    n_read: int,
 ) -> torch.Tensor:
     """Return log p of every answer behind embeddings, to which gradients flow back.
 
@@ -121,11 +132,12 @@ def _scores_behind(
     from c2s.decoding.prompt_cache import read_prompts
 
     device = embedded.device
-    cache = read_prompts(network, embedded[:, :-1])
+    with reading(n_read):
+        cache = read_prompts(network, embedded[:, :n_read])
     last = embedded[torch.arange(len(embedded), device=device), lengths - 1]
     totals = []
     for _, tree in trees:
-        steps = score_tree(network, tree, last, lengths, cache, embedded.shape[1] - 1, kinds)
+        steps = score_tree(network, tree, last, lengths, cache, n_read, kinds)
         # Which steps make up which answer: totals are linear.
         steps = in_double(steps)
         share = torch.as_tensor(tree.totals(np.eye(steps.shape[1])), device=steps.device)

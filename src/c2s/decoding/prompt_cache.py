@@ -47,7 +47,7 @@ def read_prompts(network: PreTrainedModel, ids: torch.Tensor, shared: int = 0) -
     network
         A decoder whose layers are full or sliding attention.
     ids : int64 tensor, shape (n_prompts, length)
-        Padded on the right: a token sees only those before it, so padding needs no mask, and attention can take
+        Padded on the right: a token of a prompt sees no padding, so that needs no mask, and attention can take
         its fastest path. The length may be 0. Or their embeddings, float tensor, shape (n_prompts, length, hidden);
         gradients then flow back to these.
     shared

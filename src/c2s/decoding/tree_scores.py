@@ -36,7 +36,7 @@ def score_tree(
     lengths : int64 tensor, shape (n_prompts,)
         Tokens of each prompt.
     cache, n_cached
-        Of the prompts without their last tokens, and the longest length of these. The rows of the tree are added.
+        Of the prompts, and how many tokens of the longest are in it. The rows of the tree are added.
     kinds
         As `attention_kinds` gives them.
 
@@ -108,7 +108,7 @@ def _tree_mask(
         Where each row stands in its text; row 0 is the last token of the prompt.
     sees : bool tensor, shape (n_rows, n_rows)
     n_cached
-        Tokens of the longest prompt without its last one; shorter prompts have padding behind them.
+        Tokens of the longest prompt, of which those from the last of each prompt on, and padding, are hidden.
     window
         How many tokens, itself among them, a row reaches back to; None for all.
 

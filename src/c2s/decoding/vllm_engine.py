@@ -28,6 +28,7 @@ from c2s.common.seeds import cell_keys
 from c2s.constraints.answers import answer_trees, common_beginning
 from c2s.constraints.trie import Constraint, TokenState
 from c2s.decoding.engine import Progress, check_context
+from c2s.decoding.prompt_attention import Begun
 from c2s.decoding.sampling import Sampling
 from c2s.decoding.stepping import AnswerStepper, Stepper, open_stepper
 
@@ -64,12 +65,17 @@ class VllmEngine:
     Raises
     ------
     UsageError
-        vLLM is not installed, or `batch_size` is below 1.
+        vLLM is not installed, `batch_size` is below 1, or the model reads its prompts not causally.
     """
 
     def __init__(self, model: Model, batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible; it is at least 1")
+        if not model.card.attention.is_causal:
+            raise UsageError(
+                f"the vllm engine reads prompts causally, and this model does not (attention.kind = "
+                f"{model.card.attention.kind} in c2s.json); use engine='transformers'"
+            )
         if find_spec("vllm") is None:
             raise missing_extra("vllm", "vllm")
         self.stop_token = model.tokenizer.eos_id
@@ -86,6 +92,7 @@ class VllmEngine:
         constraint: Constraint,
         sampling: Sampling,
         progress: Progress | None = None,
+        begun: int = 0,
     ) -> list[TokenState]:
         """Draw an answer to each prompt, as `TransformersEngine.generate` does.
 
@@ -109,6 +116,8 @@ class VllmEngine:
         prompts: Sequence[np.ndarray],
         answers: Sequence[Sequence[int]],
         progress: Progress | None = None,
+        *,
+        begun: Begun = 0,
     ) -> np.ndarray:
         """Return the exact log-probability of every answer behind every prompt.
 
@@ -242,6 +251,10 @@ def _finished(constraint: Constraint, tokens: Sequence[int]) -> TokenState:
 
 def _weights(model: Model, copy: Path) -> tuple[Path, str]:
     """Return where vLLM finds a model's configuration and weights, and their type; a network is copied there."""
+    if model.adapted is not None:
+        raise UsageError(
+            f"{model.source}: holds an adapter, which vLLM is not given; merge it with c2s model merge"
+        )
     if model.has_network:
         from c2s.common.transformers_log import quiet_transformers
 

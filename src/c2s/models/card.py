@@ -14,6 +14,8 @@ from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config, explain
 from c2s.common.errors import InputError, UsageError, listing
+from c2s.models.adapters import AdapterBase
+from c2s.models.attention import PromptAttention
 from c2s.models.released import Released, find_profile, load_wording, profiles
 from c2s.tokens.tokenizer import TokenMode
 
@@ -64,11 +66,18 @@ class ModelCard(Config):
         default_factory=dict,
         description="Of annotation, fitted on labelled cells: temperature, and errors before and after.",
     )
+    attention: PromptAttention = Field(
+        default_factory=PromptAttention,
+        description="What tokens of a prompt see; decoding reads prompts as training did.",
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Where the weights come from."
     )
     released: Released | None = Field(
         default=None, description="Of a released checkpoint: how it wants to be asked."
+    )
+    adapter: AdapterBase | None = Field(
+        default=None, description="Of a folder with an adapter instead of weights: its base."
     )
     versions: dict[str, str] = Field(
         default_factory=dict, description="Library versions that wrote the model."

@@ -13,16 +13,18 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing, nearest, warn
 from c2s.common.files import atomic_directory, atomic_file
 from c2s.common.transformers_log import quiet_transformers
+from c2s.models.adapters import load_adapted, save_adapter, seen_from
 from c2s.models.card import C2S_JSON, ModelCard, card_of, library_versions
-from c2s.models.hub import from_hub
-from c2s.models.places import find_model, leave_for_commands, model_folder
-from c2s.models.presets import get_preset
+from c2s.models.places import find_model, leave_for_commands, model_folder, resolve_folder
+from c2s.models.presets import Preset, get_preset
 from c2s.models.weights import known_dtype, load_network, placement_of, resolve_device
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer, Segment, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 __all__ = [
@@ -63,7 +65,7 @@ class Model:
     Parameters
     ----------
     network
-        None for a model that was opened without its weights.
+        None for a model that was opened without its weights; a network of PEFT where it has an adapter.
     tokenizer, card, source
         As the attributes.
     files
@@ -75,17 +77,21 @@ class Model:
     card : ModelCard
     source : str
         Where it was loaded from, for the record.
+    adapted : PeftModel or None
+        The network as PEFT has it, where it has an adapter; `network` is the same one, as transformers has it.
     """
 
     def __init__(
         self,
-        network: PreTrainedModel | None,
+        network: PreTrainedModel | PeftModel | None,
         tokenizer: CellTokenizer,
         card: ModelCard,
         source: str = "",
         files: WeightFiles | None = None,
     ) -> None:
-        self._network = network
+        wrapped: Any = network if hasattr(network, "get_base_model") else None
+        self.adapted: PeftModel | None = wrapped
+        self._network: Any = network if wrapped is None else wrapped.get_base_model()
         self.tokenizer = tokenizer
         self.card = card
         self.source = source
@@ -159,7 +165,7 @@ class Model:
             update={"vocabulary": list(genes.words), "symbols": list(genes.symbols)}
         )
         tokenizer = CellTokenizer(self.tokenizer.backend, genes, card.mode)
-        return Model(self._network, tokenizer, card, self.source, self.files)
+        return Model(self.adapted or self._network, tokenizer, card, self.source, self.files)
 
     def encode_prompt(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return the token ids of a prompt, as the model was trained to see them. int32, shape (n_tokens,).
@@ -280,8 +286,17 @@ class Model:
         warn(message)
         return value
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], weights: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write the model directory; an existing one is replaced when the new one is complete.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        weights
+            Instead of the network's own, which may be divided among processes.
 
         Raises
         ------
@@ -292,8 +307,18 @@ class Model:
         """
         _refuse_to_replace(Path(path))
         card = self.card.model_copy(update={"versions": library_versions()})
+        if (card.adapter is None) != (self.adapted is None):
+            raise UsageError(
+                "an adapter is saved with what its base is (adapter in c2s.json), and only with that; "
+                "c2s.models.adapters.record_base gives it, merged a model without an adapter"
+            )
+        if card.adapter is not None:
+            card = card.model_copy(update={"adapter": seen_from(card.adapter, Path(path))})
         with atomic_directory(path) as folder, quiet_transformers():
-            self.network.save_pretrained(folder)
+            if self.adapted is not None:
+                save_adapter(self.adapted, folder, weights)
+            else:
+                self.network.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save(folder)
             (folder / C2S_JSON).write_text(json.dumps(card.model_dump(), indent=1) + "\n", "utf-8")
 
@@ -341,6 +366,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     quantize: str | None = None,
     weights: bool = True,
+    base: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load a model directory, or a released checkpoint of a known family.
 
@@ -372,6 +398,8 @@ def load_model(
         they are.
     weights
         False leaves the weights where they are, for an engine that reads them itself, such as vLLM.
+    base
+        Of a folder with an adapter: where its base lies now, a folder or a hub id; by default where it was.
 
     Raises
     ------
@@ -388,11 +416,7 @@ def load_model(
     """
     placement = placement_of(device, device_map, quantize)
     source = str(path_or_id)
-    folder = Path(source)
-    if not folder.is_dir():
-        if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
-            raise InputError(f"{source}: no model directory there")
-        folder = from_hub(source)
+    folder = resolve_folder(path_or_id)
     card = card_of(folder, source, profile, prompts)
     backend = load_tokenizer(folder)
     if card.released is not None and card.released.begin and backend.bos_token_id is None:
@@ -405,12 +429,23 @@ def load_model(
         )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
+    if base is not None and card.adapter is None:
+        raise UsageError(f"{source}: has no adapter; leave out base")
     model = Model(None, tokenizer, card, source, WeightFiles(folder, known_dtype(dtype)))
     if genes is not None:
         model = model.with_genes(genes)  # refused before the weights are read
     if not weights:
+        if card.adapter is not None:
+            raise UsageError(
+                f"{source}: holds an adapter, which this engine does not read; merge it with c2s model merge"
+            )
         return model
-    network = load_network(folder, dtype=dtype, device_map=placement, quantize=quantize)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": placement, "quantize": quantize}
+    network: Any = (
+        load_network(folder, **options)
+        if card.adapter is None
+        else load_adapted(folder, card.adapter, tokenizer, base=base, **options)
+    )
     rows = network.get_input_embeddings().weight.shape[0]
     if len(backend) > rows:
         raise InputError(
@@ -471,7 +506,12 @@ def attach(
 
 
 def new_model(
-    preset: str, tokenizer: CellTokenizer, card: ModelCard, seed: int, *, shape_only: bool = False
+    preset: str | Preset,
+    tokenizer: CellTokenizer,
+    card: ModelCard,
+    seed: int,
+    *,
+    shape_only: bool = False,
 ) -> Model:
     """Make a model of a preset's shape from random weights, the same for the same seed.
 
@@ -480,10 +520,11 @@ def new_model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = get_preset(preset).config(len(tokenizer.backend))
+    preset = preset if isinstance(preset, Preset) else get_preset(preset)
+    config = preset.config(len(tokenizer.backend))
     config.bos_token_id = config.eos_token_id = tokenizer.eos_id
     config.pad_token_id = tokenizer.pad_id
     with torch.random.fork_rng(devices=[]), torch.device("meta" if shape_only else "cpu"):
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config)
-    return Model(network, tokenizer, card, f"preset {preset}")
+    return Model(network, tokenizer, card, f"preset {preset.name}")

@@ -1,4 +1,4 @@
-"""Where models are: the one that `c2s demo` leaves for commands that name none."""
+"""Where models are: folders, the hub, and the one that `c2s demo` leaves for commands that name none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from c2s.common.errors import UsageError
+from c2s.common.errors import InputError, UsageError
 from c2s.common.files import atomic_directory
 from c2s.models.card import C2S_JSON
+from c2s.models.hub import from_hub
 
 
 def model_folder() -> Path:
@@ -42,3 +43,20 @@ def find_model(named: str | os.PathLike[str] | None = None) -> str:
     raise UsageError(
         "there is no model to ask; run `c2s demo` to make one, give --model FOLDER, or set C2S_MODEL"
     )
+
+
+def resolve_folder(path_or_id: str | os.PathLike[str]) -> Path:
+    """Return the folder of a model that is named by its folder or its hub id.
+
+    Raises
+    ------
+    InputError
+        There is none, here or on the hub.
+    """
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return folder
+    source = str(path_or_id)
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise InputError(f"{source}: no model directory there")
+    return from_hub(source)

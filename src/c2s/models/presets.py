@@ -78,30 +78,49 @@ def _gemma2(
     return config
 
 
-def _mini(vocab_size: int) -> PretrainedConfig:
-    from transformers import GPTNeoXConfig
+def small_shape(hidden: int, layers: int, heads: int, context: int) -> Preset:
+    """Return the shape of a small GPT-NeoX with rotary positions throughout and one table for input and output.
 
-    return GPTNeoXConfig(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=512,
-        max_position_embeddings=1024,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 1.0,
-        },
-        tie_word_embeddings=True,
-    )
+    Parameters
+    ----------
+    hidden, layers, heads
+        Width, a multiple of twice the heads; layers; attention heads. Feed-forward layers are 4 times as wide.
+    context
+        Longest input in tokens.
+    """
+
+    def config(vocab_size: int) -> PretrainedConfig:
+        from transformers import GPTNeoXConfig
+
+        return GPTNeoXConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * hidden,
+            max_position_embeddings=context,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 1.0,
+            },
+            tie_word_embeddings=True,
+        )
+
+    text = f"GPT-NeoX, {layers} layers, hidden {hidden}"
+    return Preset(f"{layers}x{hidden}", text, config, context)
 
 
 #: Sizes from SPEC §5; `mini` is ours, for a laptop and one token a gene.
 PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
-        Preset("mini", "GPT-NeoX, 2 layers, hidden 128: minutes on a laptop", _mini, 1024),
+        Preset(
+            "mini",
+            "GPT-NeoX, 2 layers, hidden 128: minutes on a laptop",
+            small_shape(128, 2, 4, 1024).config,
+            1024,
+        ),
         Preset("pythia-410m", "GPT-NeoX, 24 layers, hidden 1024", _pythia(24, 1024, 16), 2048),
         Preset("pythia-1b", "GPT-NeoX, 16 layers, hidden 2048", _pythia(16, 2048, 8), 2048),
         Preset(

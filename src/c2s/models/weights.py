@@ -11,7 +11,7 @@ from c2s.common.errors import InputError, UsageError, listing, missing_extra
 from c2s.common.transformers_log import quiet_transformers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def load_network(
@@ -20,6 +20,7 @@ def load_network(
     dtype: str | None = None,
     device_map: str | dict[str, Any] | None = None,
     quantize: str | None = None,
+    config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
     """Load the weights of a causal language model; safetensors only, no code from the folder.
 
@@ -29,6 +30,8 @@ def load_network(
         A folder or a hub id.
     dtype, device_map, quantize
         As in `load_model`; without a map they are loaded to main memory.
+    config
+        Instead of the one beside the weights, such as one with a longer context.
 
     Raises
     ------
@@ -42,7 +45,11 @@ def load_network(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    placed = {"device_map": device_map, "quantization_config": _quantization(quantize, dtype)}
+    placed = {
+        "device_map": device_map,
+        "quantization_config": _quantization(quantize, dtype),
+        "config": config,
+    }
     try:
         with quiet_transformers():
             network, info = AutoModelForCausalLM.from_pretrained(

@@ -17,6 +17,7 @@ from c2s.plots.explanation import explanation
 from c2s.plots.losses import loss_curves
 from c2s.plots.rank_expression import rank_expression
 from c2s.plots.reliability import reliability
+from c2s.plots.scaling import scaling_curves
 from c2s.plots.style import GENERATED, REAL, label_colours
 from c2s.plots.umap import umap_real_generated
 
@@ -34,5 +35,6 @@ __all__ = [
     "nearest_training",
     "rank_expression",
     "reliability",
+    "scaling_curves",
     "umap_real_generated",
 ]

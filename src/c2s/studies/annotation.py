@@ -18,6 +18,7 @@ from c2s.baselines import (
 )
 from c2s.baselines.heads import EncoderHead, FineTunedHead
 from c2s.common.errors import UsageError, nearest
+from c2s.common.progress import OnStage
 from c2s.metrics import (
     METRICS,
     accuracy,
@@ -40,7 +41,6 @@ from c2s.studies.findings import (
 )
 from c2s.studies.model import StudyModel, generated_labels
 from c2s.studies.recipe import AnnotationSettings
-from c2s.studies.train import OnStage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,6 +20,7 @@ from c2s.cells.preprocess import log10_normalized
 from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.common.errors import C2SError, UsageError, warn
 from c2s.common.files import atomic_directory, json_able, refuse_foreign
+from c2s.common.progress import OnStage, no_progress
 from c2s.common.seeds import generator
 from c2s.evaluate.annotation import annotation_baselines, evaluate_annotation
 from c2s.evaluate.generation import GenerationResult, Space, evaluate_generation, independent_cells
@@ -27,12 +28,10 @@ from c2s.metrics import METRICS, confusion_matrix, scfid
 from c2s.models.directory import Model, leave_for_commands, library_versions
 from c2s.report.demo import DemoResults, demo_overview, write_report
 from c2s.studies.train import (
-    OnStage,
     PreparedCells,
     TrainedModel,
     TrainRecipe,
     load_data,
-    no_progress,
     train_model,
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from c2s.common.progress import OnStage
 from c2s.encoders.base import CellEncoder, encode_cells
 from c2s.metrics import (
     accuracy,
@@ -23,7 +24,6 @@ from c2s.studies.encoders import StudyEncoders, model_encoder
 from c2s.studies.findings import MODEL, Findings, Section, interval_figure, with_interval
 from c2s.studies.model import StudyModel
 from c2s.studies.recipe import EmbeddingStudy
-from c2s.studies.train import OnStage
 
 #: What is measured of an embedding, with its heading.
 TITLES = {

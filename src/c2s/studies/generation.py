@@ -18,6 +18,7 @@ from c2s.cells.ranked import rank_matrix
 from c2s.cells.sentences import fit_inverse
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError
+from c2s.common.progress import OnStage
 from c2s.evaluate.compare import evaluate
 from c2s.evaluate.conditions import JOINT
 from c2s.evaluate.measures import MEASURES, chosen_measures
@@ -29,7 +30,6 @@ from c2s.studies.encoders import StudyEncoders
 from c2s.studies.findings import MODEL, Findings, Section, interval_figure, with_interval
 from c2s.studies.model import StudyModel, generated_labels
 from c2s.studies.recipe import GenerationSettings
-from c2s.studies.train import OnStage
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2s.common.errors import UsageError, listing
+from c2s.common.progress import OnStage
 from c2s.models.directory import Model, load_model
 from c2s.studies.cells import TRAIN, StudyCells
 from c2s.studies.recipe import StudyRecipe
-from c2s.studies.train import Columns, OnStage, TrainRecipe, train_model
+from c2s.studies.train import Columns, TrainRecipe, train_model
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from c2s.common.errors import UsageError
+from c2s.common.progress import OnStage
 from c2s.evaluate.conditions import Control
 from c2s.studies.annotation import run_annotation
 from c2s.studies.cells import TEST, StudyCells
@@ -11,7 +12,6 @@ from c2s.studies.findings import MODEL, Findings, Section, joined, with_interval
 from c2s.studies.generation import run_generation
 from c2s.studies.model import StudyModel
 from c2s.studies.recipe import OutOfDistributionStudy
-from c2s.studies.train import OnStage
 
 
 def check_control(cells: StudyCells, control: str | None) -> None:

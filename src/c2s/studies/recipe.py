@@ -301,8 +301,12 @@ def packaged_names() -> list[str]:
     """Return the names of the packaged recipes, in order."""
     folder = resources.files("c2s.studies").joinpath("recipes")
     names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-    # The demo's recipe is one of training.
-    return sorted(name.removesuffix(".yaml") for name in names if name != "demo.yaml")
+    # The demo's recipe is one of training, and scaling studies are run by `c2s scaling`.
+    return sorted(
+        name.removesuffix(".yaml")
+        for name in names
+        if name != "demo.yaml" and not name.endswith("-scaling.yaml")
+    )
 
 
 def packaged_text(name: str) -> str:

@@ -16,6 +16,7 @@ import yaml
 
 from c2s.common.errors import UsageError
 from c2s.common.files import atomic_directory, json_able, refuse_foreign, sha256
+from c2s.common.progress import OnStage, no_progress
 from c2s.models.directory import library_versions
 from c2s.studies.annotation import encoder_specs, run_annotation
 from c2s.studies.cells import TRAIN, StudyCells, load_cells
@@ -33,7 +34,6 @@ from c2s.studies.recipe import (
     GenerationStudy,
     Published,
 )
-from c2s.studies.train import OnStage, no_progress
 
 #: What a study leaves in its folder.
 WRITTEN = {

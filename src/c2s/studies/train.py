@@ -24,6 +24,7 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.files import atomic_directory, refuse_foreign, sha256
+from c2s.common.progress import OnStage, no_progress
 from c2s.corpus.online import CellTable, OnlineExamples, TaskMix
 from c2s.corpus.splits import split_cells
 from c2s.datasets import pancreas
@@ -35,20 +36,6 @@ from c2s.training.sft import Optimisation, TrainingLog
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-
-#: Told of each stage by name and number of steps; returns what is told of finished steps.
-OnStage = Callable[[str, int], Callable[[int], None]]
-
-
-def no_progress(name: str, total: int) -> Callable[[int], None]:
-    """Show nothing."""
-    del name, total
-
-    def ignore(steps: int) -> None:
-        del steps
-
-    return ignore
 
 
 class Columns(Config):

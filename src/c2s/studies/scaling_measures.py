@@ -1,0 +1,179 @@
+"""What a model of a scaling study is measured by: losses, labels and generated cells of held-out samples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from c2s.cells.inverse import sentence_words
+from c2s.common.errors import UsageError
+from c2s.constraints.trie import GeneSentenceState
+from c2s.corpus.reader import ShardReader
+from c2s.corpus.show import read_manifest
+from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_answers
+from c2s.decoding.sampling import Sampling
+from c2s.metrics.sentences import overlap
+from c2s.metrics.texts import bertscore
+from c2s.tasks.base import Task
+from c2s.tasks.registry import TASKS
+from c2s.training.packed_attention import attending_packed
+from c2s.training.packed_network import PackedNetwork
+from c2s.training.samples import TokenSample, flatten, samples_of, split_into_passes
+
+if TYPE_CHECKING:
+    from c2s.metrics.texts import TextEncoder
+    from c2s.models.directory import Model
+
+#: Cells that are written at a time: those of like length, so that few genes are written in vain.
+_TOGETHER = 64
+
+#: Values of each metric of each task, one a held-out sample, float64 arrays.
+Measured = dict[tuple[str, str], np.ndarray]
+
+
+def held_out_samples(corpus: Path, n: int, seed: int) -> dict[str, list[TokenSample]]:
+    """Return so many test samples of every task, fewer where there are fewer.
+
+    Raises
+    ------
+    UsageError
+        The corpus has no test samples.
+    """
+    counts = read_manifest(corpus)["samples"].get("test", {})
+    found = {}
+    for task in [t for t in TASKS if counts.get(t)]:
+        reader = ShardReader(
+            corpus,
+            "test",
+            packed=False,
+            tasks=[task],
+            seed=seed,
+            epochs=1,
+            rank=0,
+            world_size=1,
+        )
+        items = itertools.islice(reader, n)
+        found[task] = [s for item in items for s in samples_of(item, reader.task_names)]
+    if not found:
+        raise UsageError(
+            "corpus.split: no test samples, and held-out samples are what is measured; give test a larger share"
+        )
+    return found
+
+
+def measure(
+    model: Model,
+    samples: dict[str, list[TokenSample]],
+    *,
+    generated: int,
+    temperature: float,
+    seed: int,
+    tokens_per_pass: int = 8192,
+    encoder: TextEncoder | None = None,
+) -> Measured:
+    """Return losses of all tasks, hits of tasks that answer with a label, and overlaps of generated cells.
+
+    Parameters
+    ----------
+    model
+        With its weights.
+    samples
+        By task; see `held_out_samples`.
+    generated
+        How many cells are generated of each task of one cell.
+    temperature, seed
+        Of generated cells.
+    tokens_per_pass
+        Tokens that go through the network at a time.
+    encoder
+        Where given, BERTScore of answered labels too.
+
+    Returns
+    -------
+    dict
+        By task and metric: "loss" (nats a token of the response), "accuracy" (0 or 100), "overlap" (percent of genes)
+        and "bertscore" (percent), each float64 of shape (n_samples,).
+    """
+    found: Measured = {}
+    for name, own in samples.items():
+        found[name, "loss"] = sample_losses(model, own, tokens_per_pass)
+        task = TASKS[name]
+        if task.answer == "label" and len(model.known(task.target)) > 1:
+            answered, true = label_answered(model, task, own)
+            hits = np.array([a == t for a, t in zip(answered, true, strict=True)], float)
+            found[name, "accuracy"] = 100 * hits
+            if encoder is not None:
+                found[name, "bertscore"] = 100 * bertscore(answered, true, encoder)
+        if task.answer == "cell" and generated:
+            found[name, "overlap"] = gene_overlaps(
+                model, task, own[:generated], temperature=temperature, seed=seed
+            )
+    return found
+
+
+def sample_losses(
+    model: Model, samples: Sequence[TokenSample], tokens_per_pass: int = 8192
+) -> np.ndarray:
+    """Return the mean loss of the response of each sample, in nats a token. float64, shape (n_samples,)."""
+    packed = PackedNetwork(model.network, "sample").eval()
+    losses = np.empty(len(samples))
+    with attending_packed(model.network), torch.no_grad():
+        for rows in split_into_passes([len(s.ids) for s in samples], tokens_per_pass):
+            batch = flatten([samples[i] for i in rows]).to(model.network.device)
+            losses[rows] = packed(batch, 1.0)[1].double().cpu().numpy()
+    return losses
+
+
+def label_answered(
+    model: Model, task: Task, samples: Sequence[TokenSample]
+) -> tuple[list[str], list[str]]:
+    """Return the most probable label behind each prompt, of all that the model was trained on, and the true one."""
+    labels = model.known(task.target)
+    prompts = [s.ids[: s.prompt_length] for s in samples]
+    scores = TransformersEngine(model).score(prompts, label_answers(model, task, labels))
+    # Read by the answer's tokens: a label that was never trained on is true all the same.
+    true = [_text(model, s) for s in samples]
+    parsed = [task.parse_label(text, labels) or text for text in true]
+    return [labels[k] for k in scores.argmax(1)], parsed
+
+
+def gene_overlaps(
+    model: Model, task: Task, samples: Sequence[TokenSample], *, temperature: float, seed: int
+) -> np.ndarray:
+    """Return what share of the genes of each true cell is in a cell generated for its prompt, in percent.
+
+    A generated cell is cut to as many genes as the true one has.
+    """
+    words = [sentence_words(_text(model, s), model.vocabulary) for s in samples]
+    true = [columns[columns >= 0] for columns in words]
+    sizes = np.array([len(cell) for cell in true])
+    columns = np.arange(len(model.vocabulary), dtype=np.int32)
+    texts = texts_around(task, model.prompts.wording(task.id), 1)
+    engine, found = TransformersEngine(model), np.empty(len(samples))
+    order = np.argsort(sizes, kind="stable")
+    for k, start in enumerate(range(0, len(order), _TOGETHER)):
+        rows = order[start : start + _TOGETHER]
+        choice = GeneChoice(
+            columns, min(int(sizes[rows].max()), len(columns)), np.empty(0, np.int32)
+        )
+        begin, constraint = answer_constraint(model, texts, choice)
+        prompts = [np.append(samples[i].ids[: samples[i].prompt_length], begin) for i in rows]
+        # Draws belong to the place of a prompt in its call: every call needs a seed of its own.
+        states = engine.generate(prompts, constraint, Sampling(temperature, seed=seed + k))
+        for i, state in zip(rows, states, strict=True):
+            written = cast(GeneSentenceState, state).genes  # columns, as all are allowed
+            found[i] = overlap(written[: sizes[i]], true[i].tolist())
+    return found
+
+
+def _text(model: Model, sample: TokenSample) -> str:
+    """Return the response of a sample."""
+    ids = [int(i) for i in sample.ids[sample.prompt_length :]]
+    return model.tokenizer.decode(ids[:-1] if ids[-1] == model.tokenizer.eos_id else ids)

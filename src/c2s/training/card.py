@@ -1,0 +1,170 @@
+"""The model card of a trained model: the README.md of its directory, written from the facts of the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from c2s.common.errors import listing
+from c2s.common.files import atomic_file
+
+
+def licence_of(folder: str | os.PathLike[str] | None) -> str | None:
+    """Return the licence that the README.md of a model's folder names, or None where none is named."""
+    if folder is None:
+        return None
+    try:
+        text = (Path(folder) / "README.md").read_text("utf-8")
+        head = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
+        return None
+    licence = head.get("license") if isinstance(head, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def model_card(
+    facts: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    genes: int,
+    top_k: int,
+    tasks: Sequence[str],
+    licence: str | None = None,
+) -> str:
+    """Return the text of a model card; the same for the same facts.
+
+    Parameters
+    ----------
+    facts
+        Of the run, as in `run.json`.
+    recipe
+        The training recipe, as plain values.
+    manifest
+        Of the corpus that was trained on.
+    genes, top_k, tasks
+        Of the model.
+    licence
+        Of the base, where it is known.
+    """
+    base, from_weights = str(facts["base"]), recipe["base"]["model"] is not None
+    if Path(base).is_absolute() or base.startswith((".", "~")):
+        base = Path(base).name  # of a folder, where it lies is nobody's business
+    head: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["cell2sentence", "single-cell", "c2s-toolkit"],
+    }
+    if licence is not None:
+        head["license"] = licence
+    if from_weights and base.count("/") == 1:
+        head["base_model"] = base
+    began = f"the weights of `{base}`" if from_weights else f"random weights (shape `{base}`)"
+    stage = {"pretrain": "Pre-trained", "sft": "Fine-tuned"}[facts["stage"]]
+    parts = [
+        "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
+        "# A language model of cells",
+        f"{stage} from {began} with c2s-toolkit {facts['versions']['c2s-toolkit']}: {facts['parameters']:,} weights, "
+        f"{genes:,} genes, cells of up to {top_k:,} genes. It reads and writes cells as cell sentences, the names of "
+        "their genes in descending order of expression.",
+        "## How to load it",
+        '```python\nimport c2s\n\nmodel = c2s.load_model("FOLDER")\nc2s.tl.annotate(adata, model)\n```',
+        "## Tasks",
+        "\n".join(f"- `{task}`" for task in tasks),
+        "## Data",
+        _data(manifest),
+        "## Training",
+        _training(facts, recipe["optimisation"]),
+        "## Measured on validation samples",
+        _measured(facts["metrics"]),
+        "## Licence",
+        f"The base is under `{licence}`." if licence else
+        "That of the base is not known here; that of the data neither." if from_weights else
+        "The weights began at random; that of the data is not known here.",
+        "## Limits",
+        _limits(manifest),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _data(manifest: Mapping[str, Any]) -> str:
+    """Return the sources with their hashes, the split and the samples."""
+    rows = ["| source | cells | genes | SHA-256 |", "| --- | ---: | ---: | --- |"]
+    for source in manifest["sources"]:
+        # The name of a file, never where it lay.
+        name = Path(source["path"]).name
+        rows.append(
+            f"| {name} | {source['cells']:,} | {source['genes']:,} | `{source['sha256']}` |"
+        )
+    cells = ", ".join(f"{n:,} in {split}" for split, n in manifest["cells"].items())
+    samples = ", ".join(
+        f"{n:,} of `{task}`" for task, n in sorted(manifest["samples"]["train"].items())
+    )
+    tokens = sum(manifest["tokens"]["train"].values())
+    lines = [
+        "\n".join(rows),
+        f"Cells: {cells}. Training samples of an epoch: {samples}; {tokens:,} tokens. "
+        f"Corpus `{manifest['digest']}`.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _training(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Return how long and how fast."""
+    rates = f"learning rate {settings['learning_rate']:g}"
+    if settings["optimizer"] == "muon":
+        rates += f" (Muon {settings['muon_learning_rate']:g})"
+    lines = [
+        f"- {facts['steps']:,} steps of {settings['batch_size']:,} items: {facts['samples']:,} samples, "
+        f"{facts['tokens']:,} tokens",
+        f"- {settings['optimizer']}, {rates}, {settings['schedule']}, weight decay {settings['weight_decay']:g}, "
+        f"{settings['precision']}",
+        f"- seed {facts['seed']}, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}",
+    ]
+    if facts["best_step"] is not None:
+        lines.append(
+            f"- the weights are those of step {facts['best_step']:,}, the best of those measured"
+        )
+    return "\n".join(lines)
+
+
+def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a table of what was measured."""
+    if not metrics:
+        return "Nothing was measured: there were no validation samples."
+    rows = ["| | value | 95 % interval | samples |", "| --- | ---: | ---: | ---: |"]
+    for name, found in metrics.items():
+        interval = f"{found['low']:.4f} to {found['high']:.4f}"
+        rows.append(f"| `{name}` | {found['value']:.4f} | {interval} | {found['n']:,} |")
+    note = (
+        "Losses are in nats a token. Intervals come from resampling samples: they tell of other samples of the same "
+        "donors, not of other donors."
+    )
+    if any(name.startswith("accuracy") for name in metrics):
+        note += " Accuracy is that of the most probable of the labels that were trained on."
+    return "\n".join(rows) + "\n\n" + note
+
+
+def _limits(manifest: Mapping[str, Any]) -> str:
+    """Return what the model is not made for."""
+    lines = [
+        "- It knows the genes, cell types and tissues of its training data; others are answered with what is nearest "
+        "to it in words, not in biology.",
+        "- What it generates are samples of what it learned, no measurements.",
+        "- It is for research, and for no medical decision.",
+        *(f"- Of the data: {note}" for note in manifest.get("notes", [])),
+    ]
+    studies = [s for source in manifest["sources"] for s in source.get("studies", [])]
+    if studies:
+        lines.append(f"- All cells are of {listing(sorted(set(studies)))}.")
+    return "\n".join(lines)
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write a model card into a model directory."""
+    with atomic_file(folder / "README.md") as path:
+        path.write_text(text, "utf-8")

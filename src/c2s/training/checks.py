@@ -1,0 +1,79 @@
+"""What a recipe asks of the place where it runs, looked at before anything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from c2s.common.errors import UsageError, listing
+
+if TYPE_CHECKING:
+    from c2s.training.data import TrainingData
+    from c2s.training.recipe import TrainingRecipe
+
+#: Packages of the trackers, one of which must be there.
+_PACKAGES: dict[str, Sequence[str]] = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+}
+
+
+def check_place(recipe: TrainingRecipe) -> None:
+    """Refuse a recipe that wants what is not here: a tracker's package, a token, or a batch that cannot be shared out.
+
+    Raises
+    ------
+    UsageError
+        One of these; the message names the field.
+    """
+    for tracker in recipe.trackers:
+        if not any(find_spec(package) for package in _PACKAGES[tracker]):
+            package = _PACKAGES[tracker][0]
+            raise UsageError(
+                f"trackers: {package} is not installed; install it with: pip install {package}"
+            )
+    if recipe.push_to_hub is not None:
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise UsageError(
+                f"push_to_hub = {recipe.push_to_hub}: there is no token for the hub; log in with hf auth login, or set "
+                "HF_TOKEN"
+            )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.base.device_map is not None and processes > 1:
+        raise UsageError(
+            "base.device_map spreads one process over devices; with several processes leave it out"
+        )
+    batch_size = recipe.optimisation.batch_size
+    if batch_size % processes:
+        raise UsageError(
+            f"optimisation.batch_size = {batch_size:,} cannot be shared out evenly to {processes:,} processes; give a "
+            "multiple of it"
+        )
+
+
+def check_best(recipe: TrainingRecipe, data: TrainingData) -> None:
+    """Refuse a measure of the best weights that the data do not allow.
+
+    Raises
+    ------
+    UsageError
+        The message names the field.
+    """
+    best, task = recipe.evaluation.best, recipe.evaluation.best_task
+    if best is None:
+        return
+    if not data.manifest["samples"].get("val"):
+        raise UsageError(
+            f"evaluation.best = {best}: the corpus has no samples in the split 'val'; give the split more cells"
+        )
+    if task is not None and task not in data.manifest["samples"]["val"]:
+        there = listing(sorted(data.manifest["samples"]["val"]))
+        raise UsageError(
+            f"evaluation.best = {best}: the data have no validation samples of the task {task!r}; there are: {there}"
+        )

@@ -1,0 +1,164 @@
+"""What a network in training is measured by beside its loss: answers that are labels, and intervals of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from c2s.common.errors import UsageError
+from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_answers
+from c2s.metrics.bootstrap import bootstrap_interval
+from c2s.models.attention import PromptReach
+from c2s.models.directory import Model
+from c2s.tasks.registry import TASKS
+from c2s.training.loop import batches_of
+from c2s.training.packed_attention import attending_packed
+from c2s.training.packed_network import PackedNetwork
+from c2s.training.samples import Learn, TokenSample
+
+
+@contextmanager
+def attending_with(network: Any, implementation: str) -> Iterator[None]:
+    """Have a network attend in another way for a while, and compute as it does when it is not trained."""
+    before, training = network.config._attn_implementation, network.training
+    network.set_attn_implementation(implementation)
+    network.eval()
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
+        network.train(training)
+
+
+class LabelAccuracy:
+    """How often the most probable of the labels that are trained on is the true one, on given samples.
+
+    Labels are scored as annotation does (`TransformersEngine.score`), exactly and all at once. A sample whose true
+    label is none of those counts as wrong.
+
+    Parameters
+    ----------
+    model
+        Its network may change; it attends now as it does when it is asked.
+    samples
+        Samples of any tasks; those of tasks whose answer is a label are used.
+    labels
+        The labels that are trained on, by the field that is the answer.
+    tasks
+        Only these tasks.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        samples: Sequence[TokenSample],
+        labels: Mapping[str, Sequence[str]],
+        tasks: Sequence[str] | None = None,
+    ) -> None:
+        self.model = model
+        self._implementation: str = model.network.config._attn_implementation
+        self._asked: dict[str, tuple[list[np.ndarray], list[list[int]], np.ndarray]] = {}
+        for name in sorted({s.task for s in samples if s.task is not None}):
+            task = TASKS[name]
+            if task.answer != "label" or (tasks is not None and name not in tasks):
+                continue
+            if not labels.get(task.target):
+                continue
+            answers = label_answers(model, task, labels[task.target])
+            number = {tuple(answer): k for k, answer in enumerate(answers)}
+            own = [s for s in samples if s.task == name]
+            true = [number.get(tuple(s.ids[s.prompt_length :].tolist()), -1) for s in own]
+            prompts = [s.ids[: s.prompt_length].astype(np.int32) for s in own]
+            self._asked[name] = (prompts, answers, np.array(true))
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that are measured."""
+        return list(self._asked)
+
+    def right(self) -> dict[str, np.ndarray]:
+        """Return whether each sample is answered rightly, by task. bool, shape (n_samples of it,)."""
+        found = {}
+        with attending_with(self.model.network, self._implementation):
+            engine = TransformersEngine(self.model)
+            for name, (prompts, answers, true) in self._asked.items():
+                found[name] = engine.score(prompts, answers).argmax(1) == true
+        return found
+
+    def __call__(self) -> dict[str, float]:
+        """Return the accuracy of each task as `accuracy_TASK`."""
+        return {f"accuracy_{name}": float(right.mean()) for name, right in self.right().items()}
+
+
+def best_measure(
+    model: Model,
+    best: str | None,
+    samples: Sequence[TokenSample],
+    labels: Mapping[str, Sequence[str]],
+) -> LabelAccuracy | None:
+    """Return what measures the accuracy that the best weights are chosen by; None where it is a loss, or nothing.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to measure it on.
+    """
+    if best is None or not best.startswith("accuracy_"):
+        return None
+    task = best.removeprefix("accuracy_")
+    measure = LabelAccuracy(model, samples, labels, [task])
+    if not measure.tasks:
+        raise UsageError(
+            f"evaluation.best = {best}: no validation sample is of the task {task!r}; give more with data.validation, "
+            "or another measure"
+        )
+    return measure
+
+
+def sample_losses(
+    model: Model,
+    samples: Sequence[TokenSample],
+    learn: Learn,
+    tokens_per_pass: int,
+) -> dict[str, np.ndarray]:
+    """Return the mean loss of the learned tokens of each sample, by task, in nats. float64, (n_samples of it,)."""
+    names = sorted({s.task or "unknown" for s in samples})
+    attention, network = model.card.attention, model.network
+    packed = PackedNetwork(network, attention=attention)
+    reach = None if attention.is_causal else PromptReach(attention, model.tokenizer)
+    training = network.training
+    network.eval()
+    found: dict[str, list[float]] = {name: [] for name in names}
+    with attending_packed(network), torch.inference_mode():
+        for batch in batches_of(
+            samples, learn, tokens_per_pass, task_names=names, context=None, reach=reach
+        ):
+            _, each = packed(batch.to(network.device), 1.0)
+            for task, loss in zip(batch.tasks.tolist(), each.tolist(), strict=True):
+                found[names[task]].append(loss)
+    network.train(training)
+    return {name: np.array(losses) for name, losses in found.items() if losses}
+
+
+def intervals(
+    values: Mapping[str, np.ndarray], prefix: str, seed: int
+) -> dict[str, dict[str, float]]:
+    """Return mean and 95 % interval of each list of values, by resampling samples.
+
+    Returns
+    -------
+    dict
+        As ``{"loss_cell_type": {"value": …, "low": …, "high": …, "n": …}}``.
+    """
+    found = {}
+    for name, each in values.items():
+        low, high = bootstrap_interval(np.mean, each.astype(float), seed=seed)
+        found[f"{prefix}_{name}"] = {
+            "value": float(each.mean()), "low": float(low), "high": float(high), "n": len(each),
+        }  # fmt: skip
+    return found

@@ -1,0 +1,566 @@
+"""A training run: from a recipe to a model directory, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+
+from c2s.common.errors import UsageError, warn
+from c2s.common.files import atomic_file, json_able
+from c2s.common.progress import OnStage, no_progress, say_beside
+from c2s.common.transformers_log import quiet_transformers
+from c2s.models.adapters import merged
+from c2s.models.attention import PromptAttention, PromptReach
+from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
+from c2s.training.base import base_config, base_folder, check_lora, open_base
+from c2s.training.card import licence_of, model_card, write_card
+from c2s.training.checks import check_best, check_place
+from c2s.training.data import TrainingData, fitted_line, open_data
+from c2s.training.hub import push_model
+from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights, read_weights
+from c2s.training.measure import LabelAccuracy, best_measure, intervals, sample_losses
+from c2s.training.optimizers import MuonWithAdamW
+from c2s.training.packed_attention import attending_packed
+from c2s.training.packed_network import PackedNetwork
+from c2s.training.processes import Processes, check_sharding, is_first, only_run
+from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
+from c2s.training.samples import TokenSample
+from c2s.training.speed import device_name, matrix_rate
+from c2s.training.variants import PermutedStream
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState
+
+#: What a run leaves in its folder.
+CONTENTS = {"model", "recipe.yaml", "log.jsonl", "run.json", "checkpoints", "data"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step: everything that can be refused has been."""
+
+    recipe: TrainingRecipe
+    folder: Path
+    data: TrainingData
+    config: Any
+    n_steps: int
+    attention: PromptAttention
+
+    @cached_property
+    def validation(self) -> list[TokenSample]:
+        """The samples that losses are measured on."""
+        return self.data.validation(self.recipe.data.validation)
+
+
+def prepare(
+    recipe: TrainingRecipe, folder: Path, work: Path, on_stage: OnStage = no_progress
+) -> Prepared:
+    """Open data and shape of a recipe, and check what can be checked without weights.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    folder
+        Where its relative paths begin.
+    work
+        Where corpora are drawn.
+    on_stage
+        Told of progress.
+
+    Raises
+    ------
+    InputError, UsageError
+        Something is missing or does not go together; the message names the field.
+    """
+    check_place(recipe)
+    source = base_folder(recipe.base, folder)
+    shape = base_config(recipe.base, folder, 1)
+    check_lora(recipe.base, recipe.lora, shape)
+    context = recipe.base.context or shape.max_position_embeddings
+    mode, attention = None, recipe.attention or PromptAttention()
+    if source is not None and (Path(source) / C2S_JSON).is_file():
+        card = json.loads((Path(source) / C2S_JSON).read_text("utf-8"))
+        mode = card["mode"]
+        if recipe.attention is None:
+            attention = PromptAttention.parse(card.get("attention", {}), f"{source}: attention")
+    _check_attention(recipe, attention, shape)
+    data = open_data(
+        recipe.data, folder, work, packed=recipe.stage == "pretrain", seed=recipe.seed, context=context,
+        tokenizer=None if source is None else str(Path(source).resolve()) if Path(source).is_dir() else source,
+        mode=mode, on_stage=on_stage,
+    )  # fmt: skip
+    if not data.manifest["samples"].get("train"):
+        raise UsageError("data: there is no sample to train on")
+    check_best(recipe, data)
+    config = base_config(recipe.base, folder, len(data.tokenizer.backend))
+    steps = recipe.optimisation.steps or max(
+        1,
+        round(
+            (recipe.optimisation.epochs or 0) * data.stream.n_items / recipe.optimisation.batch_size
+        ),
+    )
+    return Prepared(recipe, folder, data, config, steps, attention)
+
+
+def _check_attention(recipe: TrainingRecipe, attention: PromptAttention, shape: Any) -> None:
+    """Refuse attention that cannot be trained.
+
+    Raises
+    ------
+    UsageError
+        Prompts of the base are not read causally and are to be learned, or there is no such layer.
+    """
+    attention.open_layers(shape.get_text_config().num_hidden_layers)
+    if not attention.is_causal and recipe.learned == "all":
+        raise UsageError(
+            f"learn: the base reads prompts with attention.kind = {attention.kind!r}, whose tokens see their "
+            "successors; set learn: response, or attention.kind: causal"
+        )
+
+
+class RunLog(TrainerCallback):
+    """Writes what the Trainer logs to `log.jsonl`, and moves the progress bar.
+
+    Parameters
+    ----------
+    path
+        The file; lines behind the step that a run goes on from are dropped.
+    progress
+        Told of each finished step.
+    first
+        The step that the run goes on from.
+    rate
+        Floating-point operations a second of matrix products on this device, which the run's are divided by.
+    """
+
+    def __init__(
+        self, path: Path, progress: Callable[[int], None], first: int, rate: float
+    ) -> None:
+        self.path, self.progress, self.first, self.rate = path, progress, first, rate
+        self.trainer: PackedTrainer | None = None
+        self.first_flops = 0.0
+        self.started = time.perf_counter()
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step(line) <= first]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Note what was done before, in a run that goes on."""
+        self.started, self.first_flops = time.perf_counter(), state.total_flos
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Move the progress bar."""
+        if self.trainer is not None:
+            seconds = max(time.perf_counter() - self.started, 1e-9)
+            speed = f"{self.trainer.tokens / seconds:,.0f} tokens/s"
+            say_beside(self.progress, speed)
+        self.progress(1)
+
+    def utilisation(self, state: TrainerState, seconds: float) -> float | None:
+        """Return the operations that the model needed, as a share of what all devices could have done."""
+        trainer = self.trainer
+        if trainer is None or not self.rate:
+            return None
+        done = state.total_flos - self.first_flops
+        return round(done / max(seconds, 1e-9) / (self.rate * trainer.args.world_size), 4)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write a line."""
+        if not state.is_world_process_zero or self.trainer is None:
+            return
+        seconds = time.perf_counter() - self.started
+        done = state.global_step - self.first
+        facts = {
+            "step": state.global_step,
+            "seconds": round(seconds, 3),
+            "tokens": self.trainer.tokens,
+            "tokens_per_second": round(self.trainer.tokens / max(seconds, 1e-9), 1),
+            "flop_utilisation": self.utilisation(state, seconds),
+            "seconds_left": round(
+                seconds / max(done, 1) * (state.max_steps - state.global_step), 1
+            ),
+        }
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(json_able({**facts, **(logs or {})})) + "\n")
+
+
+def _step(line: str) -> float:
+    """Return the step of a line of the log; a line that was cut short belongs to none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def run_recipe(
+    recipe: TrainingRecipe,
+    folder: Path,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    on_stage: OnStage = no_progress,
+) -> dict[str, Any]:
+    """Run a recipe.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    folder
+        Where its relative paths begin.
+    out
+        Gets `model/`, `log.jsonl`, `run.json`, `recipe.yaml`, and while it runs `checkpoints/` and `data/`.
+    resume
+        Go on from the last checkpoint in `out`; the losses are those of a run that was never stopped.
+    device
+        "cpu" keeps off a GPU; by default the best there is.
+    on_stage
+        Told of progress.
+
+    Returns
+    -------
+    dict
+        Facts of the run, as in `run.json`.
+
+    Raises
+    ------
+    UsageError
+        The recipe cannot work, `out` holds another run, or there is nothing to resume.
+    C2SError
+        A loss is no longer a number; checkpoints stay.
+    """
+    out = Path(out)
+    # Before processes wait for each other.
+    check_place(recipe)
+    check_sharding(recipe.optimisation.optimizer)
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(device))
+        if not is_first():
+            on_stage = no_progress
+        with processes.first_goes_ahead():
+            if is_first():
+                stack.enter_context(_held(recipe, out, resume))
+            if (out / "run.json").is_file():
+                return _finished(out)
+            run = prepare(recipe, folder, out / "data", on_stage)
+        # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
+        torch.set_num_threads(threads)
+        return _train(run, out, resume, device, on_stage)
+
+
+def _train(
+    run: Prepared, out: Path, resume: bool, device: str | None, on_stage: OnStage
+) -> dict[str, Any]:
+    """Take the steps of a run that are left, and write what it leaves."""
+    recipe = run.recipe
+    model = open_base(recipe.base, run.folder, run.data, recipe.seed, recipe.lora, device)
+    model.card = model.card.model_copy(update={"attention": run.attention})
+    checkpoints = complete_checkpoints(out / "checkpoints")
+    last = checkpoints[-1] if resume and checkpoints else None
+    measure = best_measure(model, recipe.evaluation.best, run.validation, run.data.conditions)
+    with attending_packed(model.network), quiet_transformers():
+        trainer = _trainer(run, model, out, device, measure)
+        left = trainer.resume_from(last)
+        trainer.remove_callback(PrinterCallback)
+        speed: dict[str, Any] = {"device": device_name(trainer.args.device)}
+        log = None
+        if trainer.args.should_save:
+            rate = matrix_rate(trainer.args.device, getattr(torch, recipe.optimisation.precision))
+            steps = run.n_steps - trainer.first_step
+            log = RunLog(out / "log.jsonl", on_stage("Training", steps), trainer.first_step, rate)
+            log.trainer = trainer
+            trainer.add_callback(log)
+        started = time.perf_counter()
+        if left:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        seconds = time.perf_counter() - started
+    if log is not None:
+        used = log.utilisation(trainer.state, seconds)
+        speed |= {"matrix_rate": log.rate, "flop_utilisation": used}
+    return _finish(run, model, trainer, out, seconds, speed)
+
+
+@contextmanager
+def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
+    """Hold the folder of a run, checked and with its recipe.
+
+    Raises
+    ------
+    UsageError
+        Another run is going on there, or it is refused; see `_check_out`.
+    """
+    if not out.is_dir():
+        _check_out(recipe, out, resume)
+        out.mkdir(parents=True, exist_ok=True)
+    with only_run(out):
+        _check_out(recipe, out, resume)
+        if not (out / "run.json").is_file():
+            with atomic_file(out / "recipe.yaml") as path:
+                path.write_text(_as_yaml(recipe), "utf-8")
+            for cut in set((out / "checkpoints").glob("checkpoint-*")) - set(
+                complete_checkpoints(out / "checkpoints")
+            ):
+                shutil.rmtree(cut)
+        yield
+
+
+def _finished(out: Path) -> dict[str, Any]:
+    """Return the facts of a run that has nothing left to do."""
+    warn(f"{out}: the run is finished; nothing was done")
+    facts: dict[str, Any] = json.loads((out / "run.json").read_text("utf-8"))
+    return facts
+
+
+def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
+    """Refuse a folder that something else, or another recipe, was written to.
+
+    Raises
+    ------
+    UsageError
+        It holds foreign files, a finished run, a run of another recipe, or nothing to resume.
+    """
+    if not out.is_dir():
+        if out.exists():
+            raise UsageError(f"{out}: is a file; give a folder")
+        if resume:
+            raise UsageError(f"{out}: there is no run to resume")
+        return
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in CONTENTS and p.name[0] != ".")
+    if foreign:
+        raise UsageError(
+            f"{out}: holds {foreign[0]!r}, which no training run wrote; give another folder"
+        )
+    there = out / "recipe.yaml"
+    if not there.is_file():
+        if resume:
+            raise UsageError(f"{out}: there is no run to resume")
+        return
+    same = yaml.safe_load(there.read_text("utf-8")) == yaml.safe_load(_as_yaml(recipe))
+    if resume and not same:
+        raise UsageError(
+            f"{out}: the run there is of another recipe (recipe.yaml); resume with that one, or give another folder"
+        )
+    if not resume and ((out / "run.json").is_file() or complete_checkpoints(out / "checkpoints")):
+        if (out / "run.json").is_file():
+            raise UsageError(f"{out}: holds a finished run; give another folder")
+        raise UsageError(
+            f"{out}: holds a run that was begun; go on with --resume, or give another folder"
+        )
+
+
+def _as_yaml(recipe: TrainingRecipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _trainer(
+    run: Prepared, model: Model, out: Path, device: str | None, measure: LabelAccuracy | None
+) -> PackedTrainer:
+    """Return the Trainer of a run.
+
+    Raises
+    ------
+    UsageError
+        The weights are divided among processes, and what they are measured by needs them whole.
+    """
+    recipe, settings = run.recipe, run.recipe.optimisation
+    if recipe.base.gradient_checkpointing:
+        model.network.activation_checkpointing_enable({"use_reentrant": False})
+    callbacks: list[TrainerCallback] = []
+    if recipe.evaluation.patience is not None:
+        callbacks.append(EarlyStoppingCallback(recipe.evaluation.patience))
+    validation = run.validation
+    stream = run.data.stream
+    if recipe.augment is not None:
+        stream = PermutedStream(stream, recipe.augment, run.data.tokenizer, recipe.seed)
+    trainer = PackedTrainer(
+        PackedNetwork(model.adapted or model.network, recipe.weighed, run.attention),
+        arguments(recipe, run.n_steps, out / "checkpoints", device, bool(validation)),
+        stream,
+        batch_size=settings.batch_size,
+        learn=recipe.learned,
+        tokens_per_pass=settings.tokens_per_pass,
+        validation=validation,
+        measure=measure,
+        workers=recipe.data.workers,
+        keep_checkpoints=recipe.keep_checkpoints,
+        reach=None if run.attention.is_causal else PromptReach(run.attention, run.data.tokenizer),
+        callbacks=callbacks,
+        optimizers=(_optimizer(model.network, settings), None),
+    )
+    if measure is not None and trainer.is_fsdp_enabled:
+        raise UsageError(
+            f"evaluation.best = {recipe.evaluation.best}: labels cannot be scored while FSDP divides the weights; give "
+            "a loss"
+        )
+    return trainer
+
+
+def _optimizer(network: Any, settings: OptimisationRecipe) -> torch.optim.Optimizer | None:
+    """Return the optimiser, or None for the Trainer's own AdamW."""
+    if settings.optimizer == "adamw":
+        return None
+    return MuonWithAdamW(
+        network,
+        muon_lr=settings.muon_learning_rate,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def arguments(
+    recipe: TrainingRecipe, n_steps: int, out: Path, device: str | None, validated: bool
+) -> TrainingArguments:
+    """Return what the Trainer is told of a recipe."""
+    settings, evaluation = recipe.optimisation, recipe.evaluation
+    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * n_steps
+    floor = settings.final_rate > 0 and settings.schedule == "cosine"
+    schedule = {
+        "cosine": "cosine_with_min_lr" if floor else "cosine",
+        "constant": "constant_with_warmup",
+    }
+    best: dict[str, Any] = {}
+    if evaluation.best is not None:
+        best = {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{evaluation.best}",
+            "greater_is_better": not evaluation.best.startswith("loss"),
+        }
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=n_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=schedule.get(settings.schedule, settings.schedule),
+        lr_scheduler_kwargs={"min_lr_rate": settings.final_rate} if floor else {},
+        warmup_steps=round(warmup),
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        max_grad_norm=settings.clip,
+        bf16=settings.precision == "bfloat16",
+        seed=recipe.seed,
+        use_cpu=resolve_device(device) == "cpu",
+        eval_strategy="steps" if validated else "no",
+        eval_steps=evaluation.every,
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        logging_strategy="steps",
+        logging_steps=max(1, min(10, n_steps // 20 or 1)),
+        logging_nan_inf_filter=False,
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        report_to=list(recipe.trackers),
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        restore_callback_states_from_checkpoint=True,
+        **best,
+    )
+
+
+def _finish(
+    run: Prepared, model: Model, trainer: PackedTrainer, out: Path, seconds: float, speed: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """Write the model and the facts of the run."""
+    network = trainer.packed.network.eval()
+    best = trainer.state.best_model_checkpoint if run.recipe.evaluation.best else None
+    weights = None
+    if best is None:
+        weights = trainer.whole_weights()
+    elif trainer.is_fsdp_enabled:
+        weights = dict(read_weights(Path(best))) if trainer.args.should_save else {}
+    else:
+        load_weights(network, Path(best))
+    history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
+    facts: dict[str, Any] = {
+        "stage": run.recipe.stage,
+        "base": run.recipe.base.preset or run.recipe.base.model,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "steps": trainer.state.global_step,
+        "samples": trainer.samples,
+        "tokens": trainer.tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(trainer.tokens / max(seconds, 1e-9), 1),
+        **speed,
+        "best_step": trainer.state.best_global_step if best else None,
+        "validation": {
+            k.removeprefix("eval_"): v for k, v in (history[-1] if history else {}).items()
+            if k.startswith("eval_")
+        },
+        "metrics": {},
+        "corpus": run.data.manifest["digest"],
+        "seed": run.recipe.seed,
+        "processes": trainer.args.world_size,
+        "versions": library_versions(),
+    }  # fmt: skip
+    if not trainer.args.should_save:
+        return facts
+    if not trainer.is_fsdp_enabled:
+        facts["metrics"] = _measured(run, model)
+    line = fitted_line(run.recipe.data, run.folder, run.data)
+    model.card = model.card.model_copy(
+        update={
+            "inverse": line or model.card.inverse,
+            "training": {**facts, "recipe": run.recipe.model_dump(mode="json")},
+        }
+    )
+    if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
+        model, weights = merged(model), None
+    model.save(out / "model", weights)
+    _describe(run, model, facts, out / "model")
+    with atomic_file(out / "run.json") as path:
+        path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
+    if run.recipe.push_to_hub is not None:
+        facts["hub"] = push_model(out / "model", run.recipe.push_to_hub)
+    return facts
+
+
+def _measured(run: Prepared, model: Model) -> dict[str, dict[str, float]]:
+    """Return the losses and accuracies of the weights that are kept, with intervals over validation samples."""
+    if not run.validation:
+        return {}
+    recipe, seed = run.recipe, run.recipe.seed
+    losses = sample_losses(
+        model, run.validation, recipe.learned, recipe.optimisation.tokens_per_pass
+    )
+    right = LabelAccuracy(model, run.validation, run.data.conditions).right()
+    return intervals(losses, "loss", seed) | intervals(right, "accuracy", seed)
+
+
+def _describe(run: Prepared, model: Model, facts: dict[str, Any], folder: Path) -> None:
+    """Write the model card."""
+    text = model_card(
+        facts, run.recipe.model_dump(mode="json"), run.data.manifest, genes=len(model.vocabulary),
+        top_k=model.card.top_k, tasks=model.card.tasks,
+        licence=licence_of(base_folder(run.recipe.base, run.folder)),
+    )  # fmt: skip
+    write_card(folder, text)

@@ -1,0 +1,51 @@
+"""Recipes and hyperparameters that come with the package, by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from c2s.common.errors import UsageError, listing, nearest
+
+#: What is no recipe by itself.
+_HYPERPARAMETERS = "hyperparameters.yaml"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes, in order."""
+    folder = resources.files("c2s.training").joinpath("recipes")
+    names = [f.name for f in folder.iterdir() if f.name.endswith(".yaml")]
+    return sorted(n.removesuffix(".yaml") for n in names if n != _HYPERPARAMETERS)
+
+
+def shipped_recipe(name: str) -> dict[str, Any]:
+    """Return a recipe's content.
+
+    Raises
+    ------
+    UsageError
+        There is none of this name.
+    """
+    known = recipe_names()
+    if name not in known:
+        close = nearest(name, known)
+        raise UsageError(
+            f"there is no file {name!r}, and no recipe of this name; those that come with the package: "
+            f"{listing(known)}" + (f"; did you mean {close[0]!r}?" if close else "")
+        )
+    content: dict[str, Any] = yaml.safe_load(_text(f"{name}.yaml"))
+    return content
+
+
+@cache
+def hyperparameters() -> dict[str, dict[str, Any]]:
+    """Return the published hyperparameters (SPEC §5 and §6) by name: fields of a recipe's `optimisation`."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(_text(_HYPERPARAMETERS))
+    return found
+
+
+def _text(name: str) -> str:
+    return resources.files("c2s.training").joinpath(f"recipes/{name}").read_text("utf-8")

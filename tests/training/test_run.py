@@ -1,0 +1,225 @@
+"""A run from a recipe: the model it leaves works, a stopped run goes on as if it had not been, cells are drawn anew."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import c2s
+from c2s.common.errors import UsageError
+from c2s.corpus.show import read_manifest
+from c2s.training import loop
+from c2s.training.data import open_data
+from c2s.training.recipe import TrainingRecipe
+from c2s.training.run import run_recipe
+
+SOURCES = [{"data": "cells.h5ad", "values": {"organism": "Homo sapiens", "tissue": "pancreas"}}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, cut):
+    place = tmp_path_factory.mktemp("training")
+    cut.write_h5ad(place / "cells.h5ad")
+    return place
+
+
+def recipe(**changes):
+    content = {
+        "stage": "sft",
+        "base": {"preset": "mini"},
+        "data": {
+            "recipe": {
+                "sources": SOURCES,
+                "tasks": {"cell_type": None, "cond_cell": None},
+                "single_genes": [10, 20],
+                "tokens": "genes",
+                "small_tokens": 400,
+                "quality": {"min_genes": 1, "max_pct_mt": None, "min_cells": 20},
+                "split": {"fractions": [0.7, 0.2, 0.1]},
+            },
+            "validation": 24,
+        },
+        "optimisation": {"steps": 6, "batch_size": 8, "learning_rate": 0.003},
+        "evaluation": {"every": 3},
+        "save_every": 2,
+    }
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        if name:
+            content[part] = {**content[part], name: value}
+        else:
+            content[part] = value
+    return TrainingRecipe.parse(content, "test")
+
+
+def logged(out, name="loss"):
+    lines = [json.loads(x) for x in (out / "log.jsonl").read_text("utf-8").splitlines()]
+    return {x["step"]: x[name] for x in lines if name in x}
+
+
+def weights(out):
+    network = c2s.load_model(out / "model", device="cpu").network
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums round differently on other numbers of threads, which tests before may have left."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def again_one_thread(one_thread):
+    """Compiled kernels of verbs set another number."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, one_thread):
+    out = folder / "whole"
+    return out, run_recipe(recipe(), folder, out, device="cpu")
+
+
+class TestRun:
+    def test_leaves_a_model_that_can_be_asked(self, finished, cut):
+        out, facts = finished
+        model = c2s.load_model(out / "model", device="cpu")
+        cells = cut[:6].copy()
+        c2s.tl.annotate(cells, model, organism="Homo sapiens")
+        assert set(cells.obs["c2s_cell_type"]) <= set(cut.obs["cell_type"])
+        assert model.known("cell_type") == sorted(set(cut.obs["cell_type"]))
+        assert model.card.tasks == ["cell_type", "cond_cell"]
+        made = c2s.tl.generate(model, "beta", n=2, organism="Homo sapiens", top_k=5)
+        assert made.n_obs == 2
+        assert "cells" in model.card.inverse
+        assert facts["steps"] == 6
+        assert facts["samples"] == 48
+
+    def test_the_loss_falls(self, finished):
+        losses = logged(finished[0])
+        assert losses[6] < losses[1] - 0.5
+
+    def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+        self, finished, folder, monkeypatch, again_one_thread
+    ):
+        whole, _ = finished
+        out = folder / "stopped"
+        step = loop.PackedTrainer.training_step
+
+        def stop_at_five(self, *arguments):
+            if self.state.global_step == 4:
+                raise KeyboardInterrupt
+            return step(self, *arguments)
+
+        monkeypatch.setattr(loop.PackedTrainer, "training_step", stop_at_five)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe(), folder, out, device="cpu")
+        monkeypatch.undo()
+        assert not (out / "model").exists()
+        with pytest.raises(UsageError, match="begun; go on with --resume"):
+            run_recipe(recipe(), folder, out, device="cpu")
+        with pytest.raises(UsageError, match="of another recipe"):
+            run_recipe(recipe(seed=1), folder, out, device="cpu", resume=True)
+        # A checkpoint that was cut has no mark.
+        shutil.copytree(out / "checkpoints" / "checkpoint-4", out / "checkpoints" / "checkpoint-5")
+        (out / "checkpoints" / "checkpoint-5" / loop.COMPLETE).unlink()
+        run_recipe(recipe(), folder, out, device="cpu", resume=True)
+        assert logged(out) == logged(whole)
+        assert logged(out, "eval_loss") == logged(whole, "eval_loss")
+        assert torch.equal(weights(out), weights(whole))
+
+    def test_passes_decide_nothing(self, finished, folder):
+        whole, _ = finished
+        out = folder / "short passes"
+        run_recipe(recipe(optimisation__tokens_per_pass=64), folder, out, device="cpu")
+        expected = logged(whole)
+        assert logged(out) == pytest.approx(expected, abs=2e-4)
+
+    def test_the_best_weights_are_kept(self, folder):
+        out = folder / "best"
+        changed = recipe(
+            evaluation={"every": 2, "best": "loss"}, optimisation__learning_rate=0.03,
+            optimisation__steps=8,
+        )  # fmt: skip
+        facts = run_recipe(changed, folder, out, device="cpu")
+        measured = logged(out, "eval_loss")
+        best = min(measured, key=measured.get)
+        assert facts["best_step"] == best
+        network = c2s.load_model(out / "model", device="cpu").network
+        loop.load_weights(network, out / "checkpoints" / f"checkpoint-{best}")
+        at_best = torch.cat([p.detach().flatten() for p in network.parameters()])
+        assert torch.equal(weights(out), at_best)
+
+
+class TestData:
+    def test_epochs_differ_and_repeat(self, folder):
+        data = open_data(
+            recipe().data, folder, folder / "drawn", packed=False, seed=0, context=1024
+        )
+        first, second = (data.redrawn.epoch(k) for k in (0, 1))
+        again = open_data(
+            recipe().data, folder, folder / "drawn again", packed=False, seed=0, context=1024
+        ).redrawn.epoch(1)
+        files = [read_manifest(x)["files"] for x in (first, second, again)]
+        assert files[1] == files[2]
+        tokens = [{v["sha256"] for k, v in f.items() if k.startswith("tokens")} for f in files]
+        assert not tokens[0] & tokens[1]
+        # The same cells are trained on.
+        cells = [sorted(p.name for p in (x / "cells" / "train").iterdir()) for x in (first, second)]
+        assert cells[0] == cells[1]
+        assert read_manifest(first)["cells"] == read_manifest(second)["cells"]
+
+    def test_a_stream_goes_on_anywhere_and_is_shared_out(self, folder):
+        data = open_data(
+            recipe().data, folder, folder / "drawn", packed=False, seed=0, context=1024
+        )
+        n = data.stream.n_items
+        batch = 12
+        last = n // batch + 1  # the step in which a new epoch begins
+
+        def take(first, steps, rank=0, world=1):
+            found = data.stream.steps(batch, first, rank, world)
+            return [[s.ids.tolist() for s in next(found)] for _ in range(steps)]
+
+        whole = take(0, last + 2)
+        assert take(last - 1, 3) == whole[last - 1 :]
+        halves = [take(last - 1, 3, rank, 2) for rank in (0, 1)]
+        for step, (a, b) in enumerate(zip(*halves, strict=True)):
+            assert len(a) == len(b) == batch // 2
+            assert [x for pair in zip(a, b, strict=True) for x in pair] == whole[last - 1 + step]
+        epoch = [x for step in whole for x in step][:n]
+        assert len({tuple(x) for x in epoch}) == n
+
+
+def test_a_corpus_with_samples_too_long_is_refused(folder):
+    drawn = recipe().data
+    built = open_data(drawn, folder, folder / "drawn", packed=False, seed=0, context=1024)
+    data = recipe(data={"corpus": str(built.folder)}).data
+    with pytest.raises(UsageError, match="base.context"):
+        open_data(data, folder, folder / "x", packed=True, seed=0, context=64)
+
+
+def test_more_context_extends_rotary_positions():
+    from c2s.models.presets import get_preset
+    from c2s.training.base import set_context
+
+    config = get_preset("pythia-410m").config(100)
+    set_context(config, 8192, "linear")
+    assert config.max_position_embeddings == 8192
+    assert config.rope_parameters["rope_type"] == "linear"
+    assert config.rope_parameters["factor"] == 4.0
+    with torch.device("meta"):
+        from transformers import AutoModelForCausalLM
+
+        config.num_hidden_layers = 1
+        network = AutoModelForCausalLM.from_config(config)
+    inverse = 1 / 10000 ** (np.arange(0, 16, 2) / 16)
+    rotary = type(network.gpt_neox.rotary_emb)(config)
+    np.testing.assert_allclose(rotary.inv_freq.numpy(), inverse / 4, rtol=1e-5)
+    with pytest.raises(UsageError, match="already"):
+        set_context(config, 16384, "linear")
