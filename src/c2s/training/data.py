@@ -95,8 +95,9 @@ class TrainingData:
 
     @property
     def top_k(self) -> int:
-        """Genes of a cell: the most that a prompt of the corpus shows of one."""
-        return max(self.recipe.genes_of(t)[1] for t in self.recipe.task_ids("single", "multi"))
+        """Genes of a cell: the most that the corpus shows of one; without tasks of cells, of its sentences."""
+        tasks = self.recipe.task_ids("single", "multi")
+        return max([self.recipe.genes_of(t)[1] for t in tasks], default=self.recipe.sentence_genes)
 
     @cached_property
     def stream(self) -> SampleStream:
