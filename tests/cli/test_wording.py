@@ -81,6 +81,9 @@ WITHOUT_A_FILE = {
     "corpus sample": ("absent",),
     "geneset name": ("absent.gmt",),
     "geneset enumerate": ("x", "--model", "./absent"),
+    "model import": ("absent.gguf", "-o", "o"),
+    "model merge": ("./absent", "-o", "o"),
+    "scaling": ("absent.yaml", "-o", "o"),
     "study run": ("absent.yaml", "-o", "o"),
     "study show": None,  # of packaged ones only
     "study list": None,

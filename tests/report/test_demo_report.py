@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from c2s.common.errors import InputError
+from c2s.common.errors import InputError, UsageError
 from c2s.report import DemoResults, demo_overview, render, write_report
 from c2s.report.wording import DASH
 
@@ -277,7 +277,7 @@ def test_report_is_written_whole(words_only, tmp_path):
     write_report(target, words_only)
     assert target.read_text(encoding="utf-8") == render(words_only)
     assert os.listdir(tmp_path) == ["report.html"]
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         write_report(tmp_path / "nowhere" / "report.html", words_only)
 
 

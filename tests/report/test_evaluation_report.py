@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import c2s
-from c2s.common.errors import InputError
+from c2s.common.errors import UsageError
 from c2s.evaluate.compare import evaluate
 from c2s.evaluate.result import Evaluation
 from c2s.evaluate.wording import standing
@@ -281,7 +281,7 @@ def test_intervals_have_both_ends_to_the_same_place():
 
 def test_the_report_is_whole_or_absent(found, tmp_path):
     small = replace(found, places=pd.DataFrame(), nearest={})
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         write_evaluation_report(tmp_path / "none" / "report.html", small)
     write_evaluation_report(tmp_path / "report.html", small, "A title")
     assert "<h1>A title</h1>" in (tmp_path / "report.html").read_text("utf-8")

@@ -420,7 +420,7 @@ def test_the_command_lists_and_runs(folder, finished, capsys, monkeypatch):
 
     code, out, _ = command(path, "-o", folder / "nowhere", "--dry-run")
     assert code == 0
-    assert "xs-0.5-full-seed0: from bases/xs-seed0" in out
+    assert "xs-0.5-full-seed0: from bases/xs-16x1x1-seed0" in out
     assert not (folder / "nowhere").exists()
     code, out, _ = command(path, "-o", finished[0], "--device", "cpu")  # nothing is left to do
     assert code == 0

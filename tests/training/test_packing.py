@@ -166,6 +166,19 @@ def test_a_layout_holds_every_token_once(lengths):
     assert sorted(torch.cat(places).tolist()) == list(range(sum(lengths)))
 
 
+def test_measuring_makes_no_gradient_of_the_head():
+    head = torch.nn.Linear(6, 17)
+    hidden, targets, weights = torch.randn(5, 6), torch.arange(5), torch.ones(5)
+    made = []
+    zeros = torch.zeros_like
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch, "zeros_like", lambda *a, **k: made.append(1) or zeros(*a, **k))
+        loss, _ = weighted_loss(hidden, head, targets, weights)
+    assert not made
+    expected = torch.nn.functional.cross_entropy(head(hidden), targets, reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("held", [1, 70, 10**6])

@@ -155,6 +155,37 @@ class TestRun:
         at_best = torch.cat([p.detach().flatten() for p in network.parameters()])
         assert torch.equal(weights(out), at_best)
 
+    def test_what_was_drawn_for_another_recipe_is_not_taken(self, folder, monkeypatch):
+        out = folder / "changed"
+
+        def stop(self, *arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(loop.PackedTrainer, "training_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe(), folder, out, device="cpu")
+        monkeypatch.undo()
+        data = recipe().data.model_dump(mode="json")
+        data["recipe"]["tasks"] = {"cell_type": None}
+        changed = recipe(data=data, optimisation__steps=1)
+        run_recipe(changed, folder, out, device="cpu")
+        assert c2s.load_model(out / "model", device="cpu").card.tasks == ["cell_type"]
+
+    def test_a_loss_that_is_no_number_leaves_no_checkpoint(self, folder, monkeypatch):
+        from c2s.common.errors import C2SError
+
+        out = folder / "lost"
+        forward = loop.PackedNetwork.forward
+
+        def lose(self, *arguments):
+            loss, each = forward(self, *arguments)
+            return loss, each * float("nan")
+
+        monkeypatch.setattr(loop.PackedNetwork, "forward", lose)
+        with pytest.raises(C2SError, match="is nan at step 2; lower the learning rate"):
+            run_recipe(recipe(data__validation=0), folder, out, device="cpu")
+        assert not loop.complete_checkpoints(out / "checkpoints")
+
 
 class TestData:
     def test_epochs_differ_and_repeat(self, folder):

@@ -49,6 +49,7 @@ def train(
 ) -> None:
     """Train a model: pre-training or fine-tuning on many tasks, or a small one from labelled cells."""
     from c2s.common.config import read_yaml
+    from c2s.common.errors import UsageError
     from c2s.training.recipe import is_training_recipe
     from c2s.training.shipped import shipped_recipe
 
@@ -61,6 +62,8 @@ def train(
     elif is_training_recipe(content):
         _train(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
     else:
+        if launch is not None:
+            raise UsageError("--launch is for recipes with a stage; this one runs on one process")
         _train_small(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
 
 

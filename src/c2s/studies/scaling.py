@@ -133,7 +133,7 @@ def _base(recipe: ScalingRecipe, cell: GridCell, folder: Path) -> dict[str, Any]
         return {"model": f"cells/{base.name}/training/model"}
     if size.preset is not None:
         return {"preset": size.preset}
-    return {"model": f"bases/{size.name}-seed{cell.seed}"}
+    return {"model": f"bases/{_base_name(cell)}"}
 
 
 def run_scaling(
@@ -298,11 +298,17 @@ def _train(
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
 
+def _base_name(cell: GridCell) -> str:
+    """Return the name of the random weights of a cell: with the shape, so that another shape is another training."""
+    shape = "" if cell.size.shape is None else "-" + "x".join(map(str, cell.size.shape))
+    return f"{cell.size.name}{shape}-seed{cell.seed}"
+
+
 def _leave_base(
     cell: GridCell, shape: tuple[int, int, int], drawn: CorpusRecipe, out: Path
 ) -> None:
     """Write the random weights that a shape starts from, as a model directory; the same for the same seed."""
-    place = out / "bases" / f"{cell.size.name}-seed{cell.seed}"
+    place = out / "bases" / _base_name(cell)
     if (place / "c2s.json").is_file():
         return
     corpus = out / "data" / f"{cell.fraction:g}"

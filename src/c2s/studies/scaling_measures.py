@@ -29,7 +29,8 @@ from c2s.training.samples import TokenSample, flatten, samples_of, split_into_pa
 
 if TYPE_CHECKING:
     from c2s.metrics.texts import TextEncoder
-    from c2s.models.directory import Model
+    from c2s.models.attention import PromptReach
+from c2s.models.directory import Model
 
 #: Cells that are written at a time: those of like length, so that few genes are written in vain.
 _TOGETHER = 64
@@ -122,11 +123,13 @@ def sample_losses(
     model: Model, samples: Sequence[TokenSample], tokens_per_pass: int = 8192
 ) -> np.ndarray:
     """Return the mean loss of the response of each sample, in nats a token. float64, shape (n_samples,)."""
-    packed = PackedNetwork(model.network, "sample").eval()
+    attention = model.card.attention
+    packed = PackedNetwork(model.network, "sample", attention).eval()
+    reach = None if attention.is_causal else PromptReach(attention, model.tokenizer)
     losses = np.empty(len(samples))
     with attending_packed(model.network), torch.no_grad():
         for rows in split_into_passes([len(s.ids) for s in samples], tokens_per_pass):
-            batch = flatten([samples[i] for i in rows]).to(model.network.device)
+            batch = flatten([samples[i] for i in rows], reach=reach).to(model.network.device)
             losses[rows] = packed(batch, 1.0)[1].double().cpu().numpy()
     return losses
 

@@ -77,3 +77,9 @@ def check_best(recipe: TrainingRecipe, data: TrainingData) -> None:
         raise UsageError(
             f"evaluation.best = {best}: the data have no validation samples of the task {task!r}; there are: {there}"
         )
+    drawn = {s.task for s in data.validation(recipe.data.validation)}
+    if task is not None and task not in drawn:
+        raise UsageError(
+            f"evaluation.best = {best}: none of the {recipe.data.validation:,} validation samples is of the task "
+            f"{task!r}; give more with data.validation"
+        )

@@ -19,10 +19,11 @@ from c2s.corpus.reader import ShardReader
 from c2s.corpus.recipe import FIELDS, CorpusRecipe
 from c2s.corpus.redrawn import RedrawnCorpus
 from c2s.corpus.show import corpus_tokenizer, read_manifest
+from c2s.corpus.sources.paths import PACKAGED, expand
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer
 from c2s.training.recipe import DataRecipe, corpus_recipe
-from c2s.training.samples import CorpusStream, Learn, SampleStream, TokenSample, samples_of
+from c2s.training.samples import CorpusStream, SampleStream, TokenSample, samples_of
 
 
 @dataclass(frozen=True)
@@ -267,24 +268,12 @@ def fitted_line(recipe: DataRecipe, folder: Path, data: TrainingData) -> dict[st
         path, gene_names, layer = source.patterns[0], source.gene_names, source.layer
         folder = data.redrawn.folder
     try:
-        adata = pancreas() if path == "pancreas" else read(_first(folder, path))
+        path = expand([path], folder)[0]
+        # Some thousand cells are enough; a file may hold more than memory does.
+        backed = Path(path).suffix == ".h5ad"
+        adata = pancreas() if path == PACKAGED else read(folder / path, backed=backed)
         line = fit_inverse(adata, layer=layer, gene_names=gene_names, seed=data.seed)
     except (InputError, UsageError) as error:
         warn(f"no line from rank to expression was fitted: {error}")
         return None
     return {Path(path).name.split(".")[0]: line.to_dict()}
-
-
-def _first(folder: Path, pattern: str) -> Path:
-    """Return the first file of a pattern."""
-    found = sorted(folder.glob(pattern)) if any(c in pattern for c in "*?[") else [folder / pattern]
-    if not found:
-        raise InputError(f"{pattern}: no such file")
-    return found[0]
-
-
-def learned_share(samples: list[TokenSample], learn: Learn) -> float:
-    """Return the share of the tokens of samples that are learned."""
-    lengths = np.array([len(s.ids) for s in samples])
-    first = np.array([s.prompt_length if learn == "response" else 1 for s in samples])
-    return float((lengths - first).sum() / lengths.sum())

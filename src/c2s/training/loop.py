@@ -183,6 +183,7 @@ class PackedTrainer(Trainer):
             else []
         )
         self.tokens = self.samples = 0
+        self.before = {"tokens": 0, "samples": 0}
         self.first_step = 0
         self._restore: Path | None = None
         self._seen = torch.zeros(2, len(self.task_names) + 1, dtype=torch.float64)
@@ -309,6 +310,27 @@ class PackedTrainer(Trainer):
         total: torch.Tensor = self.accelerator.reduce(self._seen.to(self.args.device), "sum").cpu()
         return total
 
+    @property
+    def done(self) -> dict[str, int]:
+        """Tokens and samples that were trained on, also before this process went on with the run."""
+        return {
+            "tokens": self.before["tokens"] + self.tokens,
+            "samples": self.before["samples"] + self.samples,
+        }
+
+    def _means(self, seen: torch.Tensor) -> dict[str, float]:
+        """Return the mean loss of each task that has any."""
+        names = [*self.task_names, "unknown"]
+        return {n: s / c for n, s, c in zip(names, *seen.tolist(), strict=True) if c}
+
+    def _check_finite(self, means: dict[str, float]) -> None:
+        """Refuse to go on with a loss that is no longer a number."""
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise C2SError(
+                    f"the loss of {name!r} is {mean} at step {self.state.global_step:,}; lower the learning rate"
+                )
+
     def take_losses(self) -> dict[str, float]:
         """Return the mean loss of the samples of each task since the last call, over all processes, in nats.
 
@@ -317,15 +339,9 @@ class PackedTrainer(Trainer):
         C2SError
             A loss is no longer a number.
         """
-        sums, counts = self._seen_by_all().tolist()
+        means = self._means(self._seen_by_all())
         self._seen.zero_()
-        names = [*self.task_names, "unknown"]
-        means = {n: s / c for n, s, c in zip(names, sums, counts, strict=True) if c}
-        for name, mean in means.items():
-            if not math.isfinite(mean):
-                raise C2SError(
-                    f"the loss of {name!r} is {mean} at step {self.state.global_step:,}; lower the learning rate"
-                )
+        self._check_finite(means)
         return means
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
@@ -375,7 +391,8 @@ class PackedTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint, mark it as complete, and only then remove older ones."""
+        """Write a checkpoint, mark it as complete, and only then remove older ones; none of weights that are lost."""
+        self._check_finite(self._means(self._seen_by_all()))
         folder = Path(self.args.output_dir)
         newest = folder / f"checkpoint-{self.state.global_step}"
         super()._save_checkpoint(model, trial)
@@ -384,7 +401,9 @@ class PackedTrainer(Trainer):
         if not self.args.should_save:
             return
         with atomic_file(newest / COMPLETE) as path:
-            path.write_text(json.dumps({"step": self.state.global_step, "seen": seen}), "utf-8")
+            path.write_text(
+                json.dumps({"step": self.state.global_step, "seen": seen, **self.done}), "utf-8"
+            )
         best = self.state.best_model_checkpoint
         spared = {newest.name} | ({Path(best).name} if best else set())
         old = [c for c in complete_checkpoints(folder) if c.name not in spared]
@@ -475,10 +494,11 @@ class PackedTrainer(Trainer):
             return True
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.first_step = state.global_step
+        noted = json.loads((checkpoint / COMPLETE).read_text("utf-8"))
+        self.before = {name: noted.get(name, 0) for name in self.before}
         if self.args.process_index == 0:
             # The first has the losses of all since the last measurement.
-            seen = json.loads((checkpoint / COMPLETE).read_text("utf-8"))["seen"]
-            self._seen = torch.tensor(seen, dtype=torch.float64)
+            self._seen = torch.tensor(noted["seen"], dtype=torch.float64)
         control = state.stateful_callbacks.get("TrainerControl", {})
         stopped = control.get("args", {}).get("should_training_stop", False)
         if self.first_step < self.args.max_steps and not stopped:

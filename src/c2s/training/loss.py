@@ -131,6 +131,11 @@ def weighted_loss(
             hidden, weight = hidden.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         new = None if new is None else new.to(weight.dtype)
+        if not torch.is_grad_enabled():
+            # PyTorch would say all the same that weights need gradients, which are taken in the forward pass here.
+            hidden, weight = hidden.detach(), weight.detach()
+            bias = None if bias is None else bias.detach()
+            new = None if new is None else new.detach()
         loss, each = _ChunkedLoss.apply(
             hidden, weight, bias, targets, weights, cap, held, rows, new
         )

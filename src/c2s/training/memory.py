@@ -92,9 +92,10 @@ class PassShape:
 
     @classmethod
     def of_lengths(cls, lengths: list[int], n_learned: int, *, several: bool) -> PassShape:
-        """Return equal samples with as many tokens, and about as many pairs of tokens, as those of given lengths."""
-        length = round(sum(n * n for n in lengths) / sum(lengths))
-        n_samples = max(1, round(sum(lengths) / length))
+        """Return equal samples with as many tokens as those of given lengths, and about as many pairs of tokens."""
+        typical = sum(n * n for n in lengths) / sum(lengths)
+        n_samples = max(1, round(sum(lengths) / typical))
+        length = -(-sum(lengths) // n_samples)
         return cls(n_samples, length, min(n_learned, n_samples * length), several)
 
     @property

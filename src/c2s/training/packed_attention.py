@@ -125,7 +125,9 @@ class PackedLayout:
         return (
             self
             if torch.device(device) == torch.device(self.device)
-            else replace(self, device=device)
+            else replace(
+                self, device=device, reach=None if self.reach is None else self.reach.to(device)
+            )
         )
 
 

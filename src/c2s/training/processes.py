@@ -37,13 +37,13 @@ def is_sharded() -> bool:
     return world_size() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def check_sharding(optimizer: str) -> None:
+def check_sharding(optimizer: str, *, adapter: bool = False) -> None:
     """Refuse ways of dividing a model that training does not know.
 
     Raises
     ------
     UsageError
-        FSDP1 or DeepSpeed is asked for, or Muon with divided matrices.
+        FSDP1 or DeepSpeed is asked for, or Muon or an adapter with divided matrices.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise UsageError("DeepSpeed is not supported; use FSDP2 (--launch fsdp2-gpus)")
@@ -51,6 +51,11 @@ def check_sharding(optimizer: str) -> None:
         return
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise UsageError("FSDP1 is not supported; set fsdp_version: 2 in accelerate's config")
+    if adapter:
+        raise UsageError(
+            "lora: adapters are not trained on weights that FSDP divides; use DDP (--launch ddp-gpus), with "
+            "base.dtype: bfloat16 or base.quantize: 4bit for a large base"
+        )
     if optimizer == "muon":
         raise UsageError(
             "optimisation.optimizer: muon needs whole matrices, which FSDP divides; use adamw, or DDP "

@@ -338,10 +338,10 @@ class TrainingRecipe(Config):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.evaluation.best is not None:
-            if self.save_every % self.evaluation.every:
+            if self.save_every != self.evaluation.every:
                 raise ValueError(
-                    f"save_every = {self.save_every} must be a multiple of evaluation.every = "
-                    f"{self.evaluation.every}, so that the best weights are there to be kept"
+                    f"save_every = {self.save_every} must be evaluation.every = {self.evaluation.every} where "
+                    "evaluation.best is given, so that the best weights are there to be kept"
                 )
             if not self.data.validation:
                 raise ValueError("evaluation.best needs validation samples; data.validation is 0")

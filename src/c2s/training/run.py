@@ -236,7 +236,7 @@ def run_recipe(
     folder
         Where its relative paths begin.
     out
-        Gets `model/`, `log.jsonl`, `run.json`, `recipe.yaml`, and while it runs `checkpoints/` and `data/`.
+        Gets `model/`, `log.jsonl`, `run.json`, `recipe.yaml`, `checkpoints/`, and `data/` where a corpus is drawn.
     resume
         Go on from the last checkpoint in `out`; the losses are those of a run that was never stopped.
     device
@@ -259,7 +259,7 @@ def run_recipe(
     out = Path(out)
     # Before processes wait for each other.
     check_place(recipe)
-    check_sharding(recipe.optimisation.optimizer)
+    check_sharding(recipe.optimisation.optimizer, adapter=recipe.lora is not None)
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(device))
@@ -303,7 +303,7 @@ def _train(
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
         seconds = time.perf_counter() - started
     if log is not None:
-        used = log.utilisation(trainer.state, seconds)
+        used = log.utilisation(trainer.state, seconds) if left else None
         speed |= {"matrix_rate": log.rate, "flop_utilisation": used}
     return _finish(run, model, trainer, out, seconds, speed)
 
@@ -323,6 +323,13 @@ def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
     with only_run(out):
         _check_out(recipe, out, resume)
         if not (out / "run.json").is_file():
+            before = out / "recipe.yaml"
+            if before.is_file() and yaml.safe_load(before.read_text("utf-8")) != yaml.safe_load(
+                _as_yaml(recipe)
+            ):
+                # What was drawn for another recipe would be taken for this one's.
+                shutil.rmtree(out / "data", ignore_errors=True)
+                (out / "log.jsonl").unlink(missing_ok=True)
             with atomic_file(out / "recipe.yaml") as path:
                 path.write_text(_as_yaml(recipe), "utf-8")
             for cut in set((out / "checkpoints").glob("checkpoint-*")) - set(
@@ -506,10 +513,9 @@ def _finish(
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
-        "samples": trainer.samples,
-        "tokens": trainer.tokens,
+        **trainer.done,
         "seconds": round(seconds, 1),
-        "tokens_per_second": round(trainer.tokens / max(seconds, 1e-9), 1),
+        "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         **speed,
         "best_step": trainer.state.best_global_step if best else None,
         "validation": {
@@ -537,10 +543,11 @@ def _finish(
         model, weights = merged(model), None
     model.save(out / "model", weights)
     _describe(run, model, facts, out / "model")
+    if run.recipe.push_to_hub is not None:
+        # Before the run counts as finished, so that --resume tries again.
+        facts["hub"] = push_model(out / "model", run.recipe.push_to_hub)
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
-    if run.recipe.push_to_hub is not None:
-        facts["hub"] = push_model(out / "model", run.recipe.push_to_hub)
     return facts
 
 
