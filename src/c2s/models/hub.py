@@ -29,7 +29,7 @@ def from_hub(model_id: str) -> Path:
         raise InputError(
             f"{model_id}: no folder of that name here, and it cannot be a hub id, which is owner/name"
         ) from error
-    except (OSError, ValueError, _http_error()) as error:
+    except (OSError, ValueError, http_error()) as error:
         raise InputError(f"{model_id}: {_reason(model_id, error)}") from error
 
 
@@ -57,7 +57,7 @@ def _reason(model_id: str, error: Exception) -> str:
             f"no folder of that name here, and the hub has no such model; {check}, or log in with "
             "`hf auth login` if it is private"
         )
-    on_the_way = isinstance(error, _http_error()) and not isinstance(error, HfHubHTTPError)
+    on_the_way = isinstance(error, http_error()) and not isinstance(error, HfHubHTTPError)
     if not (on_the_way or isinstance(error, LocalEntryNotFoundError)):
         return f"cannot be downloaded ({str(error).partition(chr(10))[0]})"
     out = "cannot be reached"
@@ -71,7 +71,7 @@ def _reason(model_id: str, error: Exception) -> str:
     return f"no folder of that name here, and the hub {out}; {check}, go online, or give the folder of a copy"
 
 
-def _http_error() -> type[Exception]:
+def http_error() -> type[Exception]:
     """Return what is raised on the way to the hub, as by a proxy: its own errors extend those of that library."""
     from huggingface_hub.errors import HfHubHTTPError
 

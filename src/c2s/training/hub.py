@@ -22,9 +22,9 @@ def push_model(folder: Path, repository: str) -> str:
     C2SError
         The hub does not take it; the folder stays.
     """
-    import httpx
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+
+    from c2s.models.hub import http_error
 
     api = huggingface_hub.HfApi()
     try:
@@ -35,7 +35,7 @@ def push_model(folder: Path, repository: str) -> str:
             folder_path=str(folder),
             commit_message="Trained with c2s-toolkit",
         )
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except (http_error(), OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise C2SError(
             f"push_to_hub = {repository}: the hub did not take the model ({reason}); it is in {folder}"
