@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 
 from c2s.cells.inverse import sentence_words
 from c2s.common.errors import UsageError
@@ -23,14 +22,12 @@ from c2s.metrics.sentences import overlap
 from c2s.metrics.texts import bertscore
 from c2s.tasks.base import Task
 from c2s.tasks.registry import TASKS
-from c2s.training.packed_attention import attending_packed
-from c2s.training.packed_network import PackedNetwork
-from c2s.training.samples import TokenSample, flatten, samples_of, split_into_passes
+from c2s.training.measure import sample_losses
+from c2s.training.samples import TokenSample, samples_of
 
 if TYPE_CHECKING:
     from c2s.metrics.texts import TextEncoder
-    from c2s.models.attention import PromptReach
-from c2s.models.directory import Model
+    from c2s.models.directory import Model
 
 #: Cells that are written at a time: those of like length, so that few genes are written in vain.
 _TOGETHER = 64
@@ -104,7 +101,7 @@ def measure(
     """
     found: Measured = {}
     for name, own in samples.items():
-        found[name, "loss"] = sample_losses(model, own, tokens_per_pass)
+        found[name, "loss"] = sample_losses(model, own, "response", tokens_per_pass)[name]
         task = TASKS[name]
         if task.answer == "label" and len(model.known(task.target)) > 1:
             answered, true = label_answered(model, task, own)
@@ -117,21 +114,6 @@ def measure(
                 model, task, own[:generated], temperature=temperature, seed=seed
             )
     return found
-
-
-def sample_losses(
-    model: Model, samples: Sequence[TokenSample], tokens_per_pass: int = 8192
-) -> np.ndarray:
-    """Return the mean loss of the response of each sample, in nats a token. float64, shape (n_samples,)."""
-    attention = model.card.attention
-    packed = PackedNetwork(model.network, "sample", attention).eval()
-    reach = None if attention.is_causal else PromptReach(attention, model.tokenizer)
-    losses = np.empty(len(samples))
-    with attending_packed(model.network), torch.no_grad():
-        for rows in split_into_passes([len(s.ids) for s in samples], tokens_per_pass):
-            batch = flatten([samples[i] for i in rows], reach=reach).to(model.network.device)
-            losses[rows] = packed(batch, 1.0)[1].double().cpu().numpy()
-    return losses
 
 
 def label_answered(

@@ -35,6 +35,7 @@ def model_card(
     top_k: int,
     tasks: Sequence[str],
     licence: str | None = None,
+    on_hub: bool = False,
 ) -> str:
     """Return the text of a model card; the same for the same facts.
 
@@ -50,9 +51,11 @@ def model_card(
         Of the model.
     licence
         Of the base, where it is known.
+    on_hub
+        Whether the base is named by its hub id.
     """
     base, from_weights = str(facts["base"]), recipe["base"]["model"] is not None
-    if Path(base).is_absolute() or base.startswith((".", "~")):
+    if from_weights and not on_hub:
         base = Path(base).name  # of a folder, where it lies is nobody's business
     head: dict[str, Any] = {
         "library_name": "transformers",
@@ -61,7 +64,7 @@ def model_card(
     }
     if licence is not None:
         head["license"] = licence
-    if from_weights and base.count("/") == 1:
+    if on_hub:
         head["base_model"] = base
     began = f"the weights of `{base}`" if from_weights else f"random weights (shape `{base}`)"
     stage = {"pretrain": "Pre-trained", "sft": "Fine-tuned"}[facts["stage"]]
@@ -78,7 +81,7 @@ def model_card(
         "## Data",
         _data(manifest),
         "## Training",
-        _training(facts, recipe["optimisation"]),
+        _training(facts, recipe["optimisation"], recipe["lora"]),
         "## Measured on validation samples",
         _measured(facts["metrics"]),
         "## Licence",
@@ -113,7 +116,9 @@ def _data(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _training(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _training(
+    facts: Mapping[str, Any], settings: Mapping[str, Any], lora: Mapping[str, Any] | None
+) -> str:
     """Return how long and how fast."""
     rates = f"learning rate {settings['learning_rate']:g}"
     if settings["optimizer"] == "muon":
@@ -125,6 +130,11 @@ def _training(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         f"{settings['precision']}",
         f"- seed {facts['seed']}, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}",
     ]
+    if lora is not None:
+        lines.append(
+            f"- {facts['trained_parameters']:,} weights were trained: an adapter (LoRA, rank {lora['rank']}, alpha "
+            f"{lora['alpha']:g}), {'merged into the base' if lora['keep'] == 'merged' else 'kept beside its base'}"
+        )
     if facts["best_step"] is not None:
         lines.append(
             f"- the weights are those of step {facts['best_step']:,}, the best of those measured"

@@ -55,7 +55,7 @@ def launch(name: str, command: Sequence[str]) -> int:
     InputError, UsageError
         The configuration cannot be used here.
     """
-    from accelerate.commands.launch import (  # type: ignore[import-untyped]
+    from accelerate.commands.launch import (
         launch_command,
         launch_command_parser,
     )

@@ -185,7 +185,6 @@ class PackedTrainer(Trainer):
         self.tokens = self.samples = 0
         self.before = {"tokens": 0, "samples": 0}
         self.first_step = 0
-        self._restore: Path | None = None
         self._seen = torch.zeros(2, len(self.task_names) + 1, dtype=torch.float64)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -193,7 +192,7 @@ class PackedTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if not is_sharded():
             return
-        from accelerate.utils import (  # type: ignore[import-untyped]
+        from accelerate.utils import (
             DistributedType,
             FullyShardedDataParallelPlugin,
         )
@@ -230,7 +229,7 @@ class PackedTrainer(Trainer):
         world, mine = self.args.world_size, self.args.process_index
         rounds = -(-len(batches) // world)
         own = batches[mine::world]
-        self._n_validation = [len(own)]
+        self._n_own = len(own)  # the others fill up
         return own + [batches[0]] * (rounds - len(own))
 
     # --- steps --------------------------------------------------------------------------------
@@ -240,9 +239,6 @@ class PackedTrainer(Trainer):
     ) -> torch.Tensor:
         """Go through a step's passes and leave their gradients (called by the Trainer)."""
         del num_items_in_batch
-        if self._restore is not None:  # the Trainer does so only where it skips data itself
-            self._load_rng_state(str(self._restore))
-            self._restore = None
         model.train()
         total, n_passes, tokens, samples = self._over_processes(inputs)
         self.tokens, self.samples = self.tokens + tokens, self.samples + samples
@@ -352,7 +348,7 @@ class PackedTrainer(Trainer):
         with torch.no_grad(), self.accelerator.autocast():
             for k, batch in enumerate(self.validation):
                 _, by_sample = model(batch.to(self.args.device), 1.0)
-                if k < self._n_validation[0]:
+                if k < self._n_own:
                     self._note(batch, by_sample)
         losses = self.take_losses()
         metrics = {f"{metric_key_prefix}_loss_{t}": v for t, v in losses.items()}
@@ -482,14 +478,13 @@ class PackedTrainer(Trainer):
         """Leave the last weights in place (called by the Trainer): whoever wants the best reads their checkpoint."""
 
     def resume_from(self, checkpoint: Path | None) -> bool:
-        """Set the place in the stream, and of the draws of dropout, that belong to a checkpoint.
+        """Set the place in the stream that belongs to a checkpoint.
 
         Returns
         -------
         bool
             Whether there are steps left. Where there are none, weights and state are those of the checkpoint.
         """
-        self._restore = checkpoint
         if checkpoint is None:
             return True
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -16,10 +16,9 @@ from c2s.metrics.bootstrap import bootstrap_interval
 from c2s.models.attention import PromptReach
 from c2s.models.directory import Model
 from c2s.tasks.registry import TASKS
-from c2s.training.loop import batches_of
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
-from c2s.training.samples import Learn, TokenSample
+from c2s.training.samples import Learn, TokenSample, flatten, split_into_passes
 
 
 @contextmanager
@@ -126,23 +125,23 @@ def sample_losses(
     learn: Learn,
     tokens_per_pass: int,
 ) -> dict[str, np.ndarray]:
-    """Return the mean loss of the learned tokens of each sample, by task, in nats. float64, (n_samples of it,)."""
-    names = sorted({s.task or "unknown" for s in samples})
+    """Return the mean loss of the learned tokens of each sample, by task and in order, in nats a token.
+
+    float64 arrays, shape (n_samples of the task,).
+    """
     attention, network = model.card.attention, model.network
     packed = PackedNetwork(network, attention=attention)
     reach = None if attention.is_causal else PromptReach(attention, model.tokenizer)
+    losses = np.empty(len(samples))
     training = network.training
     network.eval()
-    found: dict[str, list[float]] = {name: [] for name in names}
     with attending_packed(network), torch.inference_mode():
-        for batch in batches_of(
-            samples, learn, tokens_per_pass, task_names=names, context=None, reach=reach
-        ):
-            _, each = packed(batch.to(network.device), 1.0)
-            for task, loss in zip(batch.tasks.tolist(), each.tolist(), strict=True):
-                found[names[task]].append(loss)
+        for rows in split_into_passes([len(s.ids) for s in samples], tokens_per_pass):
+            batch = flatten([samples[i] for i in rows], learn, reach=reach)
+            losses[rows] = packed(batch.to(network.device), 1.0)[1].double().cpu().numpy()
     network.train(training)
-    return {name: np.array(losses) for name, losses in found.items() if losses}
+    tasks = np.array([s.task or "unknown" for s in samples])
+    return {str(name): losses[tasks == name] for name in np.unique(tasks)}
 
 
 def intervals(

@@ -63,15 +63,6 @@ class PackedNetwork(nn.Module):
         """Return none; see `get_input_embeddings`."""
 
     @property
-    def n_body(self) -> int:
-        """Weights that every token goes through: all but the table of input embeddings, where the head has its own."""
-        head = self.network.get_output_embeddings()
-        of_head = set() if head is None else {id(p) for p in head.parameters()}
-        table = self.network.get_input_embeddings().parameters()
-        only_read = sum(p.numel() for p in table if id(p) not in of_head)
-        return sum(p.numel() for p in self.network.parameters()) - only_read
-
-    @property
     def _hf_peft_config_loaded(self) -> bool:
         """Whether there is an adapter: without one the Trainer refuses a base in 4 bits."""
         return hasattr(self.network, "peft_config")

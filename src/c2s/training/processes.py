@@ -78,7 +78,7 @@ class Processes:
 
     def __enter__(self) -> Processes:
         if world_size() > 1:
-            from accelerate import PartialState  # type: ignore[import-untyped]
+            from accelerate import PartialState
             from torch import distributed
 
             # The Trainer finds the connection made, and takes it.

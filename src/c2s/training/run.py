@@ -25,6 +25,7 @@ from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import merged
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
+from c2s.models.places import resolve_folder
 from c2s.training.base import base_config, base_folder, check_lora, open_base
 from c2s.training.card import licence_of, model_card, write_card
 from c2s.training.checks import check_best, check_place
@@ -323,10 +324,7 @@ def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
     with only_run(out):
         _check_out(recipe, out, resume)
         if not (out / "run.json").is_file():
-            before = out / "recipe.yaml"
-            if before.is_file() and yaml.safe_load(before.read_text("utf-8")) != yaml.safe_load(
-                _as_yaml(recipe)
-            ):
+            if (out / "recipe.yaml").is_file() and not _is_of(out, recipe):
                 # What was drawn for another recipe would be taken for this one's.
                 shutil.rmtree(out / "data", ignore_errors=True)
                 (out / "log.jsonl").unlink(missing_ok=True)
@@ -365,13 +363,11 @@ def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
         raise UsageError(
             f"{out}: holds {foreign[0]!r}, which no training run wrote; give another folder"
         )
-    there = out / "recipe.yaml"
-    if not there.is_file():
+    if not (out / "recipe.yaml").is_file():
         if resume:
             raise UsageError(f"{out}: there is no run to resume")
         return
-    same = yaml.safe_load(there.read_text("utf-8")) == yaml.safe_load(_as_yaml(recipe))
-    if resume and not same:
+    if resume and not _is_of(out, recipe):
         raise UsageError(
             f"{out}: the run there is of another recipe (recipe.yaml); resume with that one, or give another folder"
         )
@@ -381,6 +377,12 @@ def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
         raise UsageError(
             f"{out}: holds a run that was begun; go on with --resume, or give another folder"
         )
+
+
+def _is_of(out: Path, recipe: TrainingRecipe) -> bool:
+    """Return whether the run in a folder is of a recipe."""
+    there: dict[str, Any] = yaml.safe_load((out / "recipe.yaml").read_text("utf-8"))
+    return there == recipe.model_dump(mode="json")
 
 
 def _as_yaml(recipe: TrainingRecipe) -> str:
@@ -506,7 +508,12 @@ def _finish(
         weights = dict(read_weights(Path(best))) if trainer.args.should_save else {}
     else:
         load_weights(network, Path(best))
-    history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
+    # Of the weights that are kept.
+    kept = None if best is None else trainer.state.best_global_step
+    history = [
+        h for h in trainer.state.log_history
+        if any(k.startswith("eval_") for k in h) and kept in (None, h["step"])
+    ]  # fmt: skip
     facts: dict[str, Any] = {
         "stage": run.recipe.stage,
         "base": run.recipe.base.preset or run.recipe.base.model,
@@ -517,7 +524,7 @@ def _finish(
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         **speed,
-        "best_step": trainer.state.best_global_step if best else None,
+        "best_step": kept,
         "validation": {
             k.removeprefix("eval_"): v for k, v in (history[-1] if history else {}).items()
             if k.startswith("eval_")
@@ -565,9 +572,11 @@ def _measured(run: Prepared, model: Model) -> dict[str, dict[str, float]]:
 
 def _describe(run: Prepared, model: Model, facts: dict[str, Any], folder: Path) -> None:
     """Write the model card."""
+    source = base_folder(run.recipe.base, run.folder)
     text = model_card(
         facts, run.recipe.model_dump(mode="json"), run.data.manifest, genes=len(model.vocabulary),
         top_k=model.card.top_k, tasks=model.card.tasks,
-        licence=licence_of(base_folder(run.recipe.base, run.folder)),
+        licence=None if source is None else licence_of(resolve_folder(source)),
+        on_hub=source is not None and not Path(source).is_dir(),
     )  # fmt: skip
     write_card(folder, text)

@@ -29,11 +29,11 @@ def training_flops(network: Any, *, tokens: float, learned: float, pairs: float)
     ends = {id(p) for m in (table, head) for p in m.parameters()}
     inner = sum(p.numel() for p in network.parameters() if id(p) not in ends)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in ends)
-    n_head = sum(p.numel() for p in head.parameters())
+    n_head = sum((6 if p.requires_grad else 4) * p.numel() for p in head.parameters())
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = 6 * config.num_hidden_layers * width * pairs
-    return (4 * inner + 2 * trained) * tokens + 6 * n_head * learned + attention
+    return (4 * inner + 2 * trained) * tokens + n_head * learned + attention
 
 
 def matrix_rate(
