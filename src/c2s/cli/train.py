@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +49,7 @@ def train(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model: pre-training or fine-tuning on many tasks, or a small one from labelled cells."""
+    """Train a model: pre-training, fine-tuning, alignment with rewards, or a small one from labelled cells."""
     from c2s.common.config import read_yaml
     from c2s.common.errors import UsageError
     from c2s.training.recipe import is_training_recipe
@@ -88,11 +90,13 @@ def _train(
 ) -> None:  # fmt: skip
     """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
-    from c2s.common.errors import Stopped
     from c2s.training.processes import is_first
     from c2s.training.recipe import TrainingRecipe
     from c2s.training.run import run_recipe
 
+    if content["stage"] == "grpo":
+        _align(path, content, out, dry_run, resume, device, as_json)
+        return
     recipe = TrainingRecipe.parse(content, str(path))
     if dry_run:
         from c2s.cli.training_plan import plan_table
@@ -102,19 +106,52 @@ def _train(
             facts = plan(recipe, path.resolve().parent, device=device, on_stage=stages)
         say(as_json, facts, plan_table(facts))
         return
-    try:
+    with _stopping_well(path, out), Stages() as stages:
+        facts = run_recipe(
+            recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
+        )
+    if is_first():
+        say(as_json, facts, f"model in {out / 'model'}; validation {facts['validation']}")
+
+
+def _align(
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Run a recipe of alignment."""
+    from c2s.cli.stages import Stages
+    from c2s.training.grpo.recipe import AlignmentRecipe
+    from c2s.training.grpo.run import plan_alignment, run_alignment
+    from c2s.training.processes import is_first
+
+    recipe, folder = AlignmentRecipe.parse(content, str(path)), path.resolve().parent
+    if dry_run:
         with Stages() as stages:
-            facts = run_recipe(
-                recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
-            )
+            facts = plan_alignment(recipe, folder, on_stage=stages)
+        say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
+        return
+    with _stopping_well(path, out), Stages() as stages:
+        facts = run_alignment(recipe, folder, out, resume=resume, device=device, on_stage=stages)
+    if is_first():
+        say(
+            as_json,
+            facts,
+            f"model in {out / 'model'}; before {facts['before']}; after {facts['after']}",
+        )
+
+
+@contextmanager
+def _stopping_well(path: Path, out: Path) -> Iterator[None]:
+    """Say how a run that is stopped goes on."""
+    from c2s.common.errors import Stopped
+
+    try:
+        yield
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped; go on with: c2s train {path} --out {out} --resume"
             if (out / "recipe.yaml").is_file()
             else "stopped"
         ) from None
-    if is_first():
-        say(as_json, facts, f"model in {out / 'model'}; validation {facts['validation']}")
 
 
 def _train_small(

@@ -149,6 +149,28 @@ def advance(trie, states, row, column) -> None:  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def replay(trie, states, columns, lengths, out):  # type: ignore[no-untyped-def]
+    """Walk through sentences that were written, and mark in `out` what was allowed at each place.
+
+    `columns` are those of the tokens, (n, longest), of which `lengths` belong to each sentence; `out` is
+    (n, longest, n_columns), false. Returns −1, or the number `row * longest + place` of a token that is not allowed.
+    """
+    longest = columns.shape[1]
+    found = np.empty(out.shape[2], np.int64)
+    for row in range(len(lengths)):
+        for place in range(lengths[row]):
+            if states.n_genes[row] == states.genes.shape[1]:
+                return row * longest + place
+            n = allowed(trie, states, row, found)
+            for k in range(n):
+                out[row, place, found[k]] = True
+            if not out[row, place, columns[row, place]]:
+                return row * longest + place
+            advance(trie, states, row, columns[row, place])
+    return -1
+
+
+@njit(cache=True, nogil=True)
 def only_required(trie, states, row, ended):  # type: ignore[no-untyped-def]
     """Whether as many required genes are missing as there are places left, in the gene that is being written.
 

@@ -256,6 +256,11 @@ class GeneSentence:
         later = sum(len(self.trie.sequences[gene]) for gene in genes[1:])
         return later + sum(len(self._beginnings[gene]) for gene in genes[:1])
 
+    def tokens_of(self, genes: Sequence[int]) -> list[int]:
+        """Return the tokens of some genes in a row, from the first of a sentence on, without its end."""
+        first = [int(token) for gene in genes[:1] for token in self._beginnings[gene]]
+        return first + [token for gene in genes[1:] for token in self.trie.sequences[gene]]
+
     def start(self) -> GeneSentenceState:
         """Return the state before the first gene."""
         return GeneSentenceState(self, self.start_many(1), 0)

@@ -129,6 +129,7 @@ class TransformersEngine:
         sampling: Sampling,
         progress: Progress | None = None,
         begun: int = 0,
+        keys: np.ndarray | None = None,
     ) -> list[TokenState]:
         """Draw an answer to each prompt from the model's distribution renormalised to what is allowed.
 
@@ -145,6 +146,8 @@ class TransformersEngine:
         begun
             Tokens at the end of every prompt that are the answer's; only models with another attention over
             prompts than the causal one care.
+        keys : uint64 array, shape (n_prompts,)
+            Decide the draws of each prompt; by default hashed from its place in the call and the seed.
 
         Returns
         -------
@@ -159,7 +162,8 @@ class TransformersEngine:
         import torch
 
         finished: list[TokenState | None] = [None] * len(prompts)
-        keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
+        if keys is None:
+            keys = cell_keys([str(i) for i in range(len(prompts))], sampling.seed)
         self._check_context(max(map(len, prompts), default=0) + constraint.max_tokens)
         write = self._writer(constraint, sampling, begun)
         # Cells take room as they grow, and very seldom the longest genes.

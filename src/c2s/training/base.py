@@ -171,8 +171,23 @@ def open_base(
         The tokens of the data are not those of the base.
     """
     model, added = _open_whole(base, folder, data, seed, device)
-    if lora is None:
-        return model
+    return model if lora is None else with_adapter(model, lora, added, seed)
+
+
+def with_adapter(model: Model, lora: LoraRecipe, added: list[int], seed: int) -> Model:
+    """Return a model with a new adapter.
+
+    Parameters
+    ----------
+    model
+        Its network is changed in place.
+    lora
+        The adapter.
+    added
+        Tokens that its base did not have before, which are trained too where the recipe says so.
+    seed
+        Draws the adapter's weights.
+    """
     rows = added if lora.gene_tokens == "train" else []
     adapted = add_lora(
         model.network, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, rows=rows,

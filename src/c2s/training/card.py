@@ -89,13 +89,13 @@ def model_card(
         "That of the base is not known here; that of the data neither." if from_weights else
         "The weights began at random; that of the data is not known here.",
         "## Limits",
-        _limits(manifest),
+        limits_of(manifest),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _data(manifest: Mapping[str, Any]) -> str:
-    """Return the sources with their hashes, the split and the samples."""
+def sources_of(manifest: Mapping[str, Any]) -> str:
+    """Return a table of the sources with their hashes, and the split."""
     rows = ["| source | cells | genes | SHA-256 |", "| --- | ---: | ---: | --- |"]
     for source in manifest["sources"]:
         # The name of a file, never where it lay.
@@ -104,16 +104,16 @@ def _data(manifest: Mapping[str, Any]) -> str:
             f"| {name} | {source['cells']:,} | {source['genes']:,} | `{source['sha256']}` |"
         )
     cells = ", ".join(f"{n:,} in {split}" for split, n in manifest["cells"].items())
+    return "\n".join(rows) + f"\n\nCells: {cells}. Corpus `{manifest['digest']}`."
+
+
+def _data(manifest: Mapping[str, Any]) -> str:
+    """Return the sources with their hashes, the split and the samples."""
     samples = ", ".join(
         f"{n:,} of `{task}`" for task, n in sorted(manifest["samples"]["train"].items())
     )
     tokens = sum(manifest["tokens"]["train"].values())
-    lines = [
-        "\n".join(rows),
-        f"Cells: {cells}. Training samples of an epoch: {samples}; {tokens:,} tokens. "
-        f"Corpus `{manifest['digest']}`.",
-    ]
-    return "\n\n".join(lines)
+    return f"{sources_of(manifest)} Training samples of an epoch: {samples}; {tokens:,} tokens."
 
 
 def _training(
@@ -159,7 +159,7 @@ def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(rows) + "\n\n" + note
 
 
-def _limits(manifest: Mapping[str, Any]) -> str:
+def limits_of(manifest: Mapping[str, Any]) -> str:
     """Return what the model is not made for."""
     lines = [
         "- It knows the genes, cell types and tissues of its training data; others are answered with what is nearest "

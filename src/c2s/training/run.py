@@ -45,6 +45,9 @@ from c2s.training.variants import PermutedStream
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState
 
+    from c2s.training.grpo.recipe import AlignmentRecipe
+    from c2s.training.grpo.trainer import GroupTrainer
+
 #: What a run leaves in its folder.
 CONTENTS = {"model", "recipe.yaml", "log.jsonl", "run.json", "checkpoints", "data"}
 
@@ -152,7 +155,7 @@ class RunLog(TrainerCallback):
         self, path: Path, progress: Callable[[int], None], first: int, rate: float
     ) -> None:
         self.path, self.progress, self.first, self.rate = path, progress, first, rate
-        self.trainer: PackedTrainer | None = None
+        self.trainer: PackedTrainer | GroupTrainer | None = None
         self.first_flops = 0.0
         self.started = time.perf_counter()
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
@@ -268,9 +271,9 @@ def run_recipe(
             on_stage = no_progress
         with processes.first_goes_ahead():
             if is_first():
-                stack.enter_context(_held(recipe, out, resume))
+                stack.enter_context(held(recipe, out, resume))
             if (out / "run.json").is_file():
-                return _finished(out)
+                return finished(out)
             run = prepare(recipe, folder, out / "data", on_stage)
         # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
         torch.set_num_threads(threads)
@@ -310,7 +313,7 @@ def _train(
 
 
 @contextmanager
-def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
+def held(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> Iterator[None]:
     """Hold the folder of a run, checked and with its recipe.
 
     Raises
@@ -337,14 +340,14 @@ def _held(recipe: TrainingRecipe, out: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _finished(out: Path) -> dict[str, Any]:
+def finished(out: Path) -> dict[str, Any]:
     """Return the facts of a run that has nothing left to do."""
     warn(f"{out}: the run is finished; nothing was done")
     facts: dict[str, Any] = json.loads((out / "run.json").read_text("utf-8"))
     return facts
 
 
-def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
+def _check_out(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> None:
     """Refuse a folder that something else, or another recipe, was written to.
 
     Raises
@@ -379,13 +382,13 @@ def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
         )
 
 
-def _is_of(out: Path, recipe: TrainingRecipe) -> bool:
+def _is_of(out: Path, recipe: TrainingRecipe | AlignmentRecipe) -> bool:
     """Return whether the run in a folder is of a recipe."""
     there: dict[str, Any] = yaml.safe_load((out / "recipe.yaml").read_text("utf-8"))
     return there == recipe.model_dump(mode="json")
 
 
-def _as_yaml(recipe: TrainingRecipe) -> str:
+def _as_yaml(recipe: TrainingRecipe | AlignmentRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -422,7 +425,7 @@ def _trainer(
         keep_checkpoints=recipe.keep_checkpoints,
         reach=None if run.attention.is_causal else PromptReach(run.attention, run.data.tokenizer),
         callbacks=callbacks,
-        optimizers=(_optimizer(model.network, settings), None),
+        optimizers=(optimizer_of(model.network, settings), None),
     )
     if measure is not None and trainer.is_fsdp_enabled:
         raise UsageError(
@@ -432,7 +435,7 @@ def _trainer(
     return trainer
 
 
-def _optimizer(network: Any, settings: OptimisationRecipe) -> torch.optim.Optimizer | None:
+def optimizer_of(network: Any, settings: OptimisationRecipe) -> torch.optim.Optimizer | None:
     """Return the optimiser, or None for the Trainer's own AdamW."""
     if settings.optimizer == "adamw":
         return None
@@ -449,13 +452,7 @@ def arguments(
     recipe: TrainingRecipe, n_steps: int, out: Path, device: str | None, validated: bool
 ) -> TrainingArguments:
     """Return what the Trainer is told of a recipe."""
-    settings, evaluation = recipe.optimisation, recipe.evaluation
-    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * n_steps
-    floor = settings.final_rate > 0 and settings.schedule == "cosine"
-    schedule = {
-        "cosine": "cosine_with_min_lr" if floor else "cosine",
-        "constant": "constant_with_warmup",
-    }
+    evaluation = recipe.evaluation
     best: dict[str, Any] = {}
     if evaluation.best is not None:
         best = {
@@ -464,35 +461,50 @@ def arguments(
             "greater_is_better": not evaluation.best.startswith("loss"),
         }
     return TrainingArguments(
+        **optimiser_arguments(recipe.optimisation, n_steps, device),
         output_dir=str(out),
-        max_steps=n_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=schedule.get(settings.schedule, settings.schedule),
-        lr_scheduler_kwargs={"min_lr_rate": settings.final_rate} if floor else {},
-        warmup_steps=round(warmup),
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        max_grad_norm=settings.clip,
-        bf16=settings.precision == "bfloat16",
         seed=recipe.seed,
-        use_cpu=resolve_device(device) == "cpu",
         eval_strategy="steps" if validated else "no",
         eval_steps=evaluation.every,
-        save_strategy="steps",
         save_steps=recipe.save_every,
-        logging_strategy="steps",
         logging_steps=max(1, min(10, n_steps // 20 or 1)),
-        logging_nan_inf_filter=False,
         ignore_data_skip=True,
-        remove_unused_columns=False,
         report_to=list(recipe.trackers),
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
-        restore_callback_states_from_checkpoint=True,
         **best,
     )
+
+
+def optimiser_arguments(
+    settings: OptimisationRecipe, n_steps: int, device: str | None
+) -> dict[str, Any]:
+    """Return what any Trainer of ours is told: steps and rates, and what it shall leave to us."""
+    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * n_steps
+    floor = settings.final_rate > 0 and settings.schedule == "cosine"
+    schedule = {
+        "cosine": "cosine_with_min_lr" if floor else "cosine",
+        "constant": "constant_with_warmup",
+    }
+    return {
+        "max_steps": n_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": schedule.get(settings.schedule, settings.schedule),
+        "lr_scheduler_kwargs": {"min_lr_rate": settings.final_rate} if floor else {},
+        "warmup_steps": round(warmup),
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
+        "max_grad_norm": settings.clip,
+        "bf16": settings.precision == "bfloat16",
+        "use_cpu": resolve_device(device) == "cpu",
+        "save_strategy": "steps",
+        "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+        "restore_callback_states_from_checkpoint": True,
+    }
 
 
 def _finish(

@@ -47,5 +47,13 @@ def hyperparameters() -> dict[str, dict[str, Any]]:
     return found
 
 
+@cache
+def grpo_settings() -> dict[str, dict[str, Any]]:
+    """Return the published settings of alignment (SPEC §7.2) by name: fields of a recipe's `policy`."""
+    text = resources.files("c2s.training").joinpath("grpo/settings.yaml").read_text("utf-8")
+    found: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return found
+
+
 def _text(name: str) -> str:
     return resources.files("c2s.training").joinpath(f"recipes/{name}").read_text("utf-8")

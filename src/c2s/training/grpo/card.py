@@ -1,0 +1,87 @@
+"""The model card of an aligned model: the README.md of its directory, written from the facts of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from c2s.training.card import limits_of, sources_of
+
+
+def alignment_card(
+    facts: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    genes: int,
+    top_k: int,
+    tasks: Sequence[str],
+    licence: str | None = None,
+) -> str:
+    """Return the text of the card; the same for the same facts. Parameters are those of `model_card`."""
+    head: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["cell2sentence", "single-cell", "c2s-toolkit", "grpo"],
+    }
+    if licence is not None:
+        head["license"] = licence
+    base = Path(str(facts["base"])).name  # of a folder, where it lies is nobody's business
+    parts = [
+        "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
+        "# A language model of cells, aligned",
+        f"`{base}` aligned on the task `{facts['task']}` with c2s-toolkit {facts['versions']['c2s-toolkit']}, by group "
+        f"relative policy optimisation (SPEC §7): {facts['parameters']:,} weights, {genes:,} genes, cells of up to "
+        f"{top_k:,} genes.",
+        "## How to load it",
+        '```python\nimport c2s\n\nmodel = c2s.load_model("FOLDER")\n```',
+        "## Tasks",
+        "\n".join(f"- `{task}`" for task in tasks),
+        "## Data",
+        sources_of(manifest),
+        "## Rewards",
+        "\n".join(f"- `{name}`, weight {weight:g}" for name, weight in facts["rewards"].items()),
+        "## Training",
+        _training(facts, recipe),
+        "## Measured on validation cells, before and after",
+        _measured(facts["before"], facts["after"], facts["rewards"]),
+        "## Licence",
+        f"The base is under `{licence}`." if licence else
+        "That of the base is not known here; that of the data neither.",
+        "## Limits",
+        limits_of(manifest)
+        + "\n- A reward is not what is wanted, only what can be computed: look at the measures that were not rewarded.",
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    policy, settings = recipe["policy"], recipe["optimisation"]
+    lines = [
+        f"- {facts['steps']:,} steps of {settings['batch_size']:,} prompts with {policy['group']} answers each, at "
+        f"temperature {policy['temperature']:g}, {'constrained' if policy['constrained'] else 'unconstrained'}",
+        f"- loss `{policy['loss']}`, ε {policy['epsilon']:g}, β {policy['beta']:g}, {policy['iterations']} iteration"
+        f"{'s' if policy['iterations'] > 1 else ''}; {settings['optimizer']}, learning rate "
+        f"{settings['learning_rate']:g}, {settings['schedule']}, {settings['precision']}",
+        f"- seed {facts['seed']}, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}",
+    ]
+    if recipe["lora"] is not None:
+        lines.append(f"- {facts['trained_parameters']:,} weights were trained: an adapter (LoRA)")
+    return "\n".join(lines)
+
+
+def _measured(
+    before: Mapping[str, float], after: Mapping[str, float], rewards: Mapping[str, float]
+) -> str:
+    """Return a table of what was measured on validation cells."""
+    if not after:
+        return "Nothing was measured: there were no validation cells."
+    rows = ["| | before | after | |", "| --- | ---: | ---: | --- |"]
+    for name in after:
+        rewarded = "rewarded on training cells" if name in rewards else ""
+        was = before.get(name, float("nan"))
+        rows.append(f"| `{name}` | {was:.4f} | {after[name]:.4f} | {rewarded} |")
+    return "\n".join(rows) + "\n\nOne draw of cells each, without intervals."

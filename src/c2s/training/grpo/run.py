@@ -1,0 +1,400 @@
+"""A run of alignment: from a recipe to a model directory, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from c2s.common.errors import UsageError, listing, missing_extra
+from c2s.common.files import atomic_file, json_able
+from c2s.common.progress import OnStage, no_progress
+from c2s.common.transformers_log import quiet_transformers
+from c2s.corpus.redrawn import RedrawnCorpus
+from c2s.corpus.show import read_manifest
+from c2s.models.adapters import merged
+from c2s.models.directory import C2S_JSON, Model, library_versions, load_model
+from c2s.models.places import resolve_folder
+from c2s.training.base import base_config, base_folder, check_lora, with_adapter
+from c2s.training.card import licence_of, write_card
+from c2s.training.grpo.card import alignment_card
+from c2s.training.grpo.recipe import AlignmentRecipe
+from c2s.training.hub import push_model
+from c2s.training.loop import complete_checkpoints
+from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
+from c2s.training.recipe import DataRecipe, corpus_recipe
+from c2s.training.run import RunLog, finished, held, optimiser_arguments, optimizer_of
+from c2s.training.speed import device_name
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from c2s.training.grpo.questions import Questions
+    from c2s.training.grpo.trainer import GroupTrainer
+    from c2s.training.rewards.base import OpenedReward
+    from c2s.training.rewards.space import CellSpace
+
+
+@dataclass(frozen=True)
+class PreparedAlignment:
+    """A run before its first step: what can be refused without weights has been.
+
+    Attributes
+    ----------
+    recipe, folder
+        The recipe, and where its relative paths begin.
+    base
+        Folder of the model that is aligned.
+    corpus
+        Folder of the corpus whose cells are asked about.
+    """
+
+    recipe: AlignmentRecipe
+    folder: Path
+    base: str
+    corpus: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the corpus."""
+        return read_manifest(self.corpus)
+
+    @cached_property
+    def answers_per_pass(self) -> int:
+        """Answers that a process learns from at a time: the most that divide its share of a step."""
+        share = self.recipe.optimisation.batch_size * self.recipe.policy.group // world_size()
+        most = min(share, self.recipe.policy.answers_per_pass)
+        return next(n for n in range(most, 0, -1) if share % n == 0)
+
+
+def check_alignment(recipe: AlignmentRecipe) -> None:
+    """Refuse what can be seen without data: a missing extra, answers that cannot be shared out, divided weights.
+
+    Raises
+    ------
+    UsageError
+        The message names the field.
+    """
+    if find_spec("trl") is None:
+        raise missing_extra("stage = grpo: trl", "grpo")
+    if is_sharded():
+        raise UsageError(
+            "stage: grpo does not run on weights that FSDP divides; use DDP (--launch ddp-gpus)"
+        )
+    answers = recipe.optimisation.batch_size * recipe.policy.group
+    if answers % world_size():
+        raise UsageError(
+            f"optimisation.batch_size = {recipe.optimisation.batch_size:,} prompts of {recipe.policy.group} answers "
+            f"cannot be shared out evenly to {world_size():,} processes"
+        )
+
+
+def prepare_alignment(
+    recipe: AlignmentRecipe, folder: Path, work: Path, on_stage: OnStage = no_progress
+) -> PreparedAlignment:
+    """Open the data of a recipe, and check what can be checked without weights.
+
+    Raises
+    ------
+    InputError, UsageError
+        Something is missing or does not go together; the message names the field.
+    """
+    base = resolve_folder(str(base_folder(recipe.base, folder)))
+    if not (Path(base) / C2S_JSON).is_file():
+        raise UsageError(
+            f"base.model = {recipe.base.model}: is no model directory of ours; alignment begins with a fine-tuned "
+            "model, which c2s train with stage: sft makes"
+        )
+    card = load_model(base, weights=False).card
+    if not card.attention.is_causal:
+        raise UsageError(
+            "base.model: prompts of the model are not read causally; such models are not aligned"
+        )
+    if recipe.policy.task not in card.tasks:
+        raise UsageError(
+            f"policy.task = {recipe.policy.task}: the model was not trained on it; it knows: "
+            f"{listing(card.tasks) or 'no task'}"
+        )
+    check_lora(recipe.base, recipe.lora, base_config(recipe.base, folder, 1))
+    return PreparedAlignment(
+        recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage)
+    )
+
+
+def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage) -> Path:
+    """Return the folder of the corpus; of a recipe only the cells are made, with their split."""
+    if recipe.corpus is not None:
+        read_manifest(folder / recipe.corpus)
+        return folder / recipe.corpus
+    drawn, place = corpus_recipe(recipe, folder)
+    cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 0})
+    return RedrawnCorpus(cells_only, place, work).epoch(0, on_stage)
+
+
+def plan_alignment(
+    recipe: AlignmentRecipe, folder: Path, *, on_stage: OnStage = no_progress
+) -> dict[str, Any]:
+    """Return what a recipe would do; nothing is trained and nothing is left behind.
+
+    Returns
+    -------
+    dict
+        `cells` and `conditions` that are asked about, `steps`, `answers_a_step`, `answers_a_pass`, `tokens_an_answer`
+        at most, `parameters`, `rewards`.
+
+    Raises
+    ------
+    InputError, UsageError
+        The recipe cannot work; the message names the field.
+    """
+    check_alignment(recipe)
+    with tempfile.TemporaryDirectory(prefix="c2s-align-") as work:
+        run = prepare_alignment(recipe, folder, Path(work), on_stage)
+        model = load_model(run.base, device="cpu")
+        questions, rewards, _ = _asked(run, model)
+    return {
+        "stage": recipe.stage,
+        "base": recipe.base.model,
+        "task": recipe.policy.task,
+        "cells": len(questions.real),
+        "conditions": len(questions.real.conditions),
+        "steps": _steps(recipe, questions),
+        "answers_a_step": recipe.optimisation.batch_size * recipe.policy.group,
+        "answers_a_pass": run.answers_per_pass,
+        "tokens_an_answer": questions.constraint.max_tokens,
+        "parameters": model.n_parameters,
+        "rewards": {reward.name: reward.weight for reward in rewards},
+    }
+
+
+def run_alignment(
+    recipe: AlignmentRecipe,
+    folder: Path,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    on_stage: OnStage = no_progress,
+) -> dict[str, Any]:
+    """Run a recipe of alignment; parameters, returns and errors are those of `run_recipe`."""
+    out = Path(out)
+    check_alignment(recipe)
+    check_sharding(recipe.optimisation.optimizer, adapter=recipe.lora is not None)
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes(device))
+        if not is_first():
+            on_stage = no_progress
+        with processes.first_goes_ahead():
+            if is_first():
+                stack.enter_context(held(recipe, out, resume))
+            if (out / "run.json").is_file():
+                return finished(out)
+            run = prepare_alignment(recipe, folder, out / "data", on_stage)
+        # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
+        torch.set_num_threads(threads)
+        return _align(run, out, resume, device, on_stage)
+
+
+def _align(
+    run: PreparedAlignment, out: Path, resume: bool, device: str | None, on_stage: OnStage
+) -> dict[str, Any]:
+    """Take the steps of a run that are left, and write what it leaves."""
+    recipe = run.recipe
+    model = load_model(run.base, device="cpu", dtype=recipe.base.dtype or "float32")
+    model.card = model.card.model_copy(
+        update={"generation": {"temperature": recipe.policy.temperature, "top_p": 1.0}}
+    )
+    if recipe.lora is not None:
+        model = with_adapter(model, recipe.lora, [], recipe.seed)
+    checkpoints = complete_checkpoints(out / "checkpoints")
+    last = checkpoints[-1] if resume and checkpoints else None
+    with quiet_transformers():
+        trainer = _trainer(run, model, out, device)
+        left = trainer.resume_from(last)
+        trainer.remove_callback(PrinterCallback)
+        if trainer.args.should_save:
+            steps = trainer.args.max_steps - trainer.first_step
+            log = RunLog(out / "log.jsonl", on_stage("Aligning", steps), trainer.first_step, 0.0)
+            log.trainer = trainer
+            trainer.add_callback(log)
+        trainer.add_callback(_Measuring(trainer, recipe.evaluation.every))
+        started = time.perf_counter()
+        if left:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        seconds = time.perf_counter() - started
+    return _finish(run, model, trainer, out, seconds)
+
+
+class _Measuring(TrainerCallback):
+    """Has the trainer measure before the first step, every so many steps, and at the end."""
+
+    def __init__(self, trainer: GroupTrainer, every: int) -> None:
+        self.trainer, self.every = trainer, every
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step == 0:
+            self.trainer.evaluate()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step % self.every == 0 or state.global_step == args.max_steps:
+            self.trainer.evaluate()
+
+
+def _trainer(run: PreparedAlignment, model: Model, out: Path, device: str | None) -> GroupTrainer:
+    """Return the trainer of a run, with its questions, rewards and measures."""
+    from c2s.training.grpo.held_out import HeldOut
+    from c2s.training.grpo.questions import read_cells
+    from c2s.training.grpo.trainer import GroupTrainer
+    from c2s.training.rewards.watch import watch
+
+    recipe, policy = run.recipe, run.recipe.policy
+    questions, rewards, space = _asked(run, model)
+    held_out = read_cells(run.corpus, "val", model.vocabulary, recipe.seed)
+    n_steps = _steps(recipe, questions)
+    n_questions = -(-n_steps // policy.iterations) * recipe.optimisation.batch_size
+    return GroupTrainer(
+        model,
+        _arguments(run, n_steps, out / "checkpoints", device, questions),
+        questions,
+        rewards,
+        n_questions,
+        watch=partial(watch, real=questions.real, space=space),
+        measure=HeldOut(model, policy, recipe.evaluation, held_out, space, recipe.seed),
+        keep_checkpoints=recipe.keep_checkpoints,
+        optimizer=optimizer_of(model.network, recipe.optimisation),
+    )
+
+
+def _asked(
+    run: PreparedAlignment, model: Model
+) -> tuple[Questions, list[OpenedReward], CellSpace | None]:
+    """Return the questions of a run, its rewards, and the space that they and other measures share."""
+    from c2s.training.grpo.questions import Questions, read_cells
+    from c2s.training.rewards.opening import open_rewards, open_space
+
+    recipe = run.recipe
+    cells = read_cells(run.corpus, "train", model.vocabulary, recipe.seed)
+    questions = Questions(model, recipe.policy, cells, recipe.seed)
+    inverse = model.inverse if model.card.inverse else None
+    space = None if inverse is None else open_space(None, questions.real, inverse, seed=recipe.seed)
+    rewards = open_rewards(
+        recipe.rewards,
+        questions.real,
+        inverse,
+        model.vocabulary,
+        space,
+        recipe.seed,
+        folder=run.folder,
+    )
+    return questions, rewards, space
+
+
+def _steps(recipe: AlignmentRecipe, questions: Any) -> int:
+    """Return the number of steps of a run: whole multiples of the iterations of a step's answers."""
+    settings, every = recipe.optimisation, recipe.policy.iterations
+    steps = settings.steps or math.ceil(
+        (settings.epochs or 0) * questions.n_of_epoch / settings.batch_size * every
+    )
+    return -(-steps // every) * every
+
+
+def _arguments(
+    run: PreparedAlignment, n_steps: int, out: Path, device: str | None, questions: Any
+) -> Any:
+    """Return what TRL is told of a recipe."""
+    from trl import GRPOConfig
+
+    recipe, policy = run.recipe, run.recipe.policy
+    n_answers = recipe.optimisation.batch_size * policy.group
+    passes = n_answers // world_size() // run.answers_per_pass
+    return GRPOConfig(
+        **optimiser_arguments(recipe.optimisation, n_steps, device),
+        output_dir=str(out),
+        seed=recipe.seed,
+        save_steps=recipe.save_every,
+        logging_steps=1,
+        ignore_data_skip=False,  # which questions are asked depends on the step
+        report_to=list(recipe.trackers),
+        per_device_train_batch_size=run.answers_per_pass,
+        gradient_accumulation_steps=passes,
+        steps_per_generation=passes,
+        num_generations=policy.group,
+        num_iterations=policy.iterations,
+        max_completion_length=questions.constraint.max_tokens,
+        temperature=policy.temperature,
+        beta=policy.beta,
+        epsilon=policy.epsilon,
+        epsilon_high=policy.epsilon_high,
+        loss_type=policy.loss,
+        scale_rewards=policy.scale,
+        importance_sampling_level=policy.ratio,
+        entropy_coef=policy.entropy,
+        reward_weights=[r.weight for r in recipe.rewards],
+        shuffle_dataset=False,  # the questions are in an order of their own
+        disable_dropout=True,
+        gradient_checkpointing=recipe.base.gradient_checkpointing,
+    )
+
+
+def _finish(
+    run: PreparedAlignment, model: Model, trainer: GroupTrainer, out: Path, seconds: float
+) -> dict[str, Any]:
+    """Write the model and the facts of the run."""
+    recipe, network = run.recipe, model.adapted or model.network
+    history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
+    numbers = [
+        {k.removeprefix("eval_"): v for k, v in h.items() if k.startswith("eval_")} for h in history
+    ]
+    facts: dict[str, Any] = {
+        "stage": recipe.stage,
+        "base": recipe.base.model,
+        "task": recipe.policy.task,
+        "rewards": {r.name: r.weight for r in trainer.rewards},
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
+        "device": device_name(trainer.args.device),
+        "before": numbers[0] if numbers else {},
+        "after": numbers[-1] if numbers else {},
+        "corpus": run.manifest["digest"],
+        "seed": recipe.seed,
+        "processes": trainer.args.world_size,
+        "versions": library_versions(),
+    }
+    if not trainer.args.should_save:
+        return facts
+    model.card = model.card.model_copy(
+        update={"training": {**facts, "recipe": recipe.model_dump(mode="json")}}
+    )
+    if recipe.lora is not None and recipe.lora.keep == "merged":
+        model = merged(model)
+    model.network.eval()
+    model.save(out / "model")
+    text = alignment_card(
+        facts, recipe.model_dump(mode="json"), run.manifest, genes=len(model.vocabulary), tasks=model.card.tasks,
+        top_k=model.card.top_k, licence=licence_of(run.base),
+    )  # fmt: skip
+    write_card(out / "model", text)
+    if recipe.push_to_hub is not None:
+        facts["hub"] = push_model(out / "model", recipe.push_to_hub)
+    with atomic_file(out / "run.json") as path:
+        path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
+    return facts

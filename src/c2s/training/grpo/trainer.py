@@ -1,0 +1,292 @@
+"""TRL's trainer for groups, on constrained answers: what they are drawn from and what is learned is one distribution.
+
+TRL keeps what it does well: losses and their variants, advantages, the divergence from the reference, several
+processes. Ours are the rollouts, the log-probabilities, the rewards of whole groups, and checkpoints that a run goes
+on from.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerControl, TrainerState
+
+from c2s.common.errors import C2SError, UsageError
+from c2s.common.files import atomic_file
+from c2s.common.transformers_log import quiet_transformers
+from c2s.constraints.replay import choices_of
+from c2s.models.adapters import save_adapter
+from c2s.models.directory import Model
+from c2s.training.grpo.policy import Places, add_policy_head
+from c2s.training.grpo.questions import Questions
+from c2s.training.loop import COMPLETE, complete_checkpoints, load_weights, remove_checkpoint
+from c2s.training.rewards.base import OpenedReward, Rollouts
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func; its version is pinned
+
+from trl import GRPOConfig, GRPOTrainer
+
+#: What TRL logs that says nothing here: answers under a constraint end where it says, mostly without a token.
+_SILENT = (
+    "completions/clipped_ratio", "completions/mean_terminated_length", "completions/min_terminated_length",
+    "completions/max_terminated_length",
+)  # fmt: skip
+
+
+class GroupTrainer(GRPOTrainer):
+    """GRPO on constrained answers.
+
+    Parameters
+    ----------
+    model
+        What is trained, which is also the reference: a copy is kept where it has no adapter.
+    args
+        Settings of TRL; `beta` among them.
+    questions
+        What is asked.
+    rewards
+        What is rewarded; each sees whole groups.
+    n_questions
+        Questions of the run.
+    watch
+        Called with the rollouts of a logging step; its numbers stand in the log.
+    measure
+        Called every so many steps (`args.eval_steps`), on every process; its numbers stand in the log.
+    keep_checkpoints
+        Checkpoints that are kept.
+
+    Attributes
+    ----------
+    tokens : int
+        Written since the start of this process, over all processes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        args: GRPOConfig,
+        questions: Questions,
+        rewards: Sequence[OpenedReward],
+        n_questions: int,
+        *,
+        watch: Callable[[Rollouts], dict[str, float]] | None = None,
+        measure: Callable[[], dict[str, float]] | None = None,
+        keep_checkpoints: int = 2,
+        callbacks: Sequence[Any] = (),
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        from datasets import Dataset
+
+        self.questions, self.rewards, self.watch, self.measure = questions, rewards, watch, measure
+        self.keep_checkpoints = keep_checkpoints
+        self.tokens = self.first_step = 0
+        self._asked: list[int] = []
+        beta, network = args.beta, model.adapted or model.network
+        # TRL would read the reference from a folder, or copy the adapter; both are here already.
+        args.beta = 0.0
+        reference = None if beta == 0 or model.adapted is not None else copy.deepcopy(model.network)
+        add_policy_head(model.network, args.temperature)
+        super().__init__(
+            model=network,
+            reward_funcs=[_named(reward.name) for reward in rewards],
+            args=args,
+            # Prompts are numbers: what is asked is made when it is needed.
+            train_dataset=Dataset.from_dict({"prompt": [str(n) for n in range(n_questions)]}),
+            processing_class=model.tokenizer.backend,
+            callbacks=list(callbacks),
+            optimizers=(optimizer, None),
+            rollout_func=lambda prompts, _: self._roll_out(prompts),
+        )
+        self.beta = args.beta = beta
+        if reference is not None:
+            add_policy_head(reference, args.temperature)
+            reference.requires_grad_(False)
+            self.ref_model = self.accelerator.prepare_model(reference.eval(), evaluation_mode=True)
+
+    # --- rollouts -----------------------------------------------------------------------------
+
+    def _roll_out(self, prompts: Sequence[str]) -> dict[str, list[Any]]:
+        """Draw the answers of this process (called by TRL)."""
+        started = time.perf_counter()
+        numbers = [int(p) for p in prompts]
+        first = self.accelerator.process_index * len(numbers)
+        # A group may lie on several processes; which of its answers each is depends on its place among all.
+        copies = [(first + i) % self.num_generations for i in range(len(numbers))]
+        with _resting(self.model):
+            answers = self.questions.write(numbers, copies, self.temperature)
+        self._asked = numbers
+        self._note("time/rollout", time.perf_counter() - started)
+        return {
+            "prompt_ids": [self.questions.question(n).ids.tolist() for n in numbers],
+            "completion_ids": [a.tolist() for a in answers],
+            "logprobs": None,  # type: ignore[dict-item]  # those of the network as it is now are taken below
+        }
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """Draw and reward; remember which question each row is of, since rows are shuffled behind this."""
+        started = time.perf_counter()
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output["asked"] = torch.tensor(self._asked, device=output["prompt_ids"].device)
+        self.tokens += int(self.accelerator.reduce(output["completion_mask"].sum()).item())
+        self._note("time/drawn", time.perf_counter() - started)
+        return output
+
+    def _calculate_rewards(
+        self,
+        inputs: Any,
+        prompts: list[str],
+        completions: Any,
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        """Reward whole groups, which may lie on several processes. float32, shape (n_answers of all, n_rewards)."""
+        from accelerate.utils import gather_object
+
+        del inputs, completions
+        started = time.perf_counter()
+        numbers = gather_object([int(p) for p in prompts])
+        answers = gather_object([np.array(ids, np.int32) for ids in completion_ids_list])
+        rollouts = self.questions.read(numbers, answers)
+        found = np.stack([reward.function(rollouts) for reward in self.rewards], axis=1)
+        self._note("time/reward", time.perf_counter() - started)
+        if self.watch is not None and (self.state.global_step + 1) % self.args.logging_steps == 0:
+            started = time.perf_counter()
+            for name, value in self.watch(rollouts).items():
+                self._note(f"watch/{name}", value)
+            self._note("time/watch", time.perf_counter() - started)
+        return torch.tensor(found, dtype=torch.float32, device=self.accelerator.device)
+
+    def _note(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(float(value))
+
+    # --- log-probabilities --------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._asked = inputs["asked"].tolist()
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if not torch.isfinite(loss):
+            raise C2SError(
+                f"step {self.state.global_step + 1:,}: the loss is no longer a number; use a lower "
+                "optimisation.learning_rate, or float32"
+            )
+        return loss
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
+        batch_size: int | None = None, compute_entropy: bool = False, **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # fmt: skip
+        """Return log p of each token of the answers among what was allowed, and entropies; see `policy`."""
+        n_rows = len(input_ids)
+        size = batch_size or n_rows
+        lengths = attention_mask[:, -logits_to_keep:].sum(1).tolist()
+        answers = input_ids[:, -logits_to_keep:].cpu().numpy()
+        found, entropies = [], []
+        for start in range(0, n_rows, size):
+            rows = slice(start, start + size)
+            written = [a[:n] for a, n in zip(answers[rows], lengths[rows], strict=True)]
+            choices = choices_of(self.questions.constraint, written)
+            mask = attention_mask[rows]
+            with self.accelerator.autocast():
+                chosen, entropy = model(
+                    input_ids=input_ids[rows], attention_mask=mask,
+                    position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                    places=Places.of(choices, logits_to_keep, input_ids.device),
+                )  # fmt: skip
+            found.append(chosen)
+            entropies.append(entropy)
+        return torch.cat(found), torch.cat(entropies) if compute_entropy else None, None
+
+    # --- log and measurements -----------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, without what says nothing here (called by the Trainer)."""
+        for mode in self._metrics.values():
+            for name in _SILENT:
+                mode.pop(name, None)
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Measure what `measure` measures (called by the Trainer)."""
+        metrics: dict[str, float] = {}
+        if self.measure is not None:
+            with _resting(self.model):
+                metrics = {f"{metric_key_prefix}_{k}": v for k, v in self.measure().items()}
+        Trainer.log(self, dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    # --- checkpoints: as those of PackedTrainer -----------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, mark it as complete, and only then remove older ones."""
+        folder = Path(self.args.output_dir)
+        newest = folder / f"checkpoint-{self.state.global_step}"
+        Trainer._save_checkpoint(self, model, trial)  # TRL's own writes a model card besides
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        with atomic_file(newest / COMPLETE) as path:
+            path.write_text(json.dumps({"step": self.state.global_step}), "utf-8")
+        old = [c for c in complete_checkpoints(folder) if c.name != newest.name]
+        for checkpoint in old[: max(0, len(old) + 1 - self.keep_checkpoints)]:
+            remove_checkpoint(checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights as `save_pretrained` does, adapters as adapters (called by the Trainer)."""
+        del _internal_call
+        if not self.args.should_save:
+            return
+        network: Any = self.accelerator.unwrap_model(self.model)
+        folder = Path(output_dir or self.args.output_dir)
+        with quiet_transformers():
+            if hasattr(network, "get_base_model"):
+                save_adapter(network, folder)
+            else:
+                network.save_pretrained(folder, save_original_format=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restore the weights (called by the Trainer)."""
+        load_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+
+    def resume_from(self, checkpoint: Path | None) -> bool:
+        """Return whether there are steps left behind a checkpoint; where not, its weights are taken."""
+        if checkpoint is None:
+            return True
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.first_step = state.global_step
+        if self.first_step < self.args.max_steps:
+            return True
+        load_weights(self.accelerator.unwrap_model(self.model), checkpoint)
+        self.state = state
+        return False
+
+
+def _named(name: str) -> Callable[..., list[float]]:
+    """Return what TRL takes the name of a reward from; rewards themselves see whole groups."""
+
+    def reward(*_: Any, **__: Any) -> list[float]:
+        raise UsageError("rewards are given to whole groups")
+
+    reward.__name__ = name
+    return reward
+
+
+@contextmanager
+def _resting(network: Any) -> Any:
+    """Have a network compute as it does when it is not trained."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

@@ -1,0 +1,135 @@
+"""The policy of constrained answers: the network's distribution renormalised to what is allowed (SPEC §7)."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from c2s.cells.vocabulary import GeneVocabulary
+from c2s.constraints.replay import choices_of
+from c2s.constraints.trie import GeneSentence, TokenTrie
+from c2s.training.grpo.policy import Places, add_policy_head, constrained_log_probabilities
+
+WORDS = ["INS", "GCG", "IFI6", "IFI6X", "SST"]
+ARCHITECTURES = ["gpt_neox", "gpt2", "llama", "gemma2"]
+
+
+@pytest.fixture(scope="module", params=["text", "genes"])
+def tokenizer(request, make_tokenizer):
+    return make_tokenizer(GeneVocabulary.from_words(WORDS), request.param)
+
+
+@pytest.fixture(scope="module")
+def sentence(tokenizer):
+    pieces = [tokenizer.gene_pieces(g) for g in range(len(WORDS))]
+    return GeneSentence(TokenTrie(pieces), 2, tokenizer.eos_id)
+
+
+def every_answer(constraint):
+    """Return all answers of a constraint, by walking its states."""
+    found, open_paths = [], [[]]
+    while open_paths:
+        path = open_paths.pop()
+        state = constraint.start()
+        for token in path:
+            state.advance(token)
+        if state.done:
+            found.append(path)
+        else:
+            open_paths += [[*path, int(t)] for t in state.allowed()]
+    return found
+
+
+def by_hand(network, prompt, answer, constraint, temperature):
+    """Return log p of each token of an answer and the entropy, from whole logits, a token at a time."""
+    state, ids, chosen, entropy = constraint.start(), list(prompt), [], []
+    for token in answer:
+        logits = network(torch.tensor([ids])).logits[0, -1] / temperature
+        allowed = state.allowed().tolist()
+        p = torch.softmax(logits[allowed], 0)
+        chosen.append(p[allowed.index(token)].log())
+        entropy.append(-(p * p.log()).sum())
+        state.advance(token)
+        ids.append(token)
+    return torch.stack(chosen), torch.stack(entropy)
+
+
+def ask(network, prompts, answers, constraint):
+    """Return what the policy head gives, prompts padded on the left and answers on the right."""
+    longest, most = max(map(len, prompts)), max(map(len, answers))
+    ids = torch.zeros(len(prompts), longest + most, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row, longest - len(prompt) : longest + len(answer)] = torch.tensor([*prompt, *answer])
+        mask[row, longest - len(prompt) : longest + len(answer)] = 1
+    places = Places.of(choices_of(constraint, [np.array(a) for a in answers]), most, ids.device)
+    return network(
+        input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), places=places
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_probabilities_are_those_by_hand_and_of_all_answers_add_up_to_one(
+    architecture, tokenizer, sentence, make_network
+):
+    network = make_network(architecture, tokenizer)
+    plain = copy.deepcopy(network)
+    add_policy_head(network, 0.7)
+    answers = every_answer(sentence)
+    # All ordered pairs, and "IFI6" then "X…" is never one of them.
+    assert len(answers) == len(list(itertools.permutations(WORDS, 2)))
+    text = tokenizer.encode_english("Write a cell: ").tolist()
+    prompts = [text[: 2 + i % (len(text) - 1)] for i in range(len(answers))]
+    chosen, entropy = ask(network, prompts, answers, sentence)
+    for row in range(0, len(answers), 7):
+        expected, spread = by_hand(plain, prompts[row], answers[row], sentence, 0.7)
+        n = len(answers[row])
+        torch.testing.assert_close(chosen[row, :n], expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(entropy[row, :n], spread, atol=2e-5, rtol=1e-4)
+        assert (chosen[row, n:] == 0).all()
+        assert (entropy[row, n:] == 0).all()
+    total = ask(network, [text] * len(answers), answers, sentence)[0].sum(1).exp().sum()
+    assert total.item() == pytest.approx(1, abs=1e-5)
+    # Without places the forward pass is what it was.
+    ids = torch.tensor([text])
+    torch.testing.assert_close(network(ids).logits, plain(ids).logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2"])
+def test_gradients_are_those_by_hand(architecture, tokenizer, sentence, make_network):
+    network = make_network(architecture, tokenizer)
+    plain = copy.deepcopy(network)
+    add_policy_head(network, 1.0)
+    prompt = tokenizer.encode_english("Write a cell: ").tolist()
+    answers = every_answer(sentence)[::5]
+    weights = torch.linspace(-1, 1, len(answers))
+    chosen, entropy = ask(network, [prompt] * len(answers), answers, sentence)
+    ((chosen.sum(1) + 0.3 * entropy.sum(1)) * weights).sum().backward()
+    loss = torch.zeros(())
+    for answer, weight in zip(answers, weights, strict=True):
+        expected, spread = by_hand(plain, prompt, answer, sentence, 1.0)
+        loss = loss + weight * (expected.sum() + 0.3 * spread.sum())
+    loss.backward()
+    for (name, one), two in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_scores_made_in_parts_are_the_same(tokenizer, sentence):
+    answers = every_answer(sentence)
+    places = Places.of(
+        choices_of(sentence, [np.array(a) for a in answers]),
+        max(map(len, answers)),
+        torch.device("cpu"),
+    )
+    found = []
+    for held in (1 << 20, 3 * len(places.tokens)):
+        torch.manual_seed(0)
+        head = torch.nn.Linear(16, len(tokenizer.backend))
+        hidden = torch.randn(*places.taken.shape, 16, requires_grad=True)
+        chosen, entropy = constrained_log_probabilities(hidden, head, places, held=held)
+        (chosen.sum() + entropy.square().sum()).backward()
+        found.append((chosen, entropy, hidden.grad, head.weight.grad, head.bias.grad))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
