@@ -71,7 +71,9 @@ def test_one_average_cell_again_and_again_raises_the_published_reward(halves, sp
     """Issue 7: −MSE to a random partner is highest at the conditional mean, so that collapse is rewarded."""
     known, *_ = halves
     found = means("negative_mse", halves, space, groups)
-    assert (found["collapsed"] > 0.8 * found["real"]).all()  # below 0: -0.9 to -1.4 against -1.7 to -1.9
+    assert (
+        found["collapsed"] > 0.8 * found["real"]
+    ).all()  # below 0: -0.9 to -1.4 against -1.7 to -1.9
     assert (found["real"] > found["shifted"]).all()
     for i, code in enumerate((1, 2, 3)):
         truth = space.real_places(known)[known.condition == code]

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from c2s.cells.inverse import RankExpressionModel
@@ -85,12 +87,12 @@ def test_the_check_vector_of_tau_b(answers, words):
 def test_tau_is_that_of_scipy_and_reads_rank_or_expression(answers, words, real):
     rng = np.random.default_rng(1)
     rows = [rng.permutation(12)[: rng.integers(3, 12)] for _ in range(20)]
-    given = answers(rows, vocabulary=words, truth=np.arange(20) % 8 - 1)
+    rollouts = answers(rows, vocabulary=words, truth=np.arange(20) % 8 - 1)
     genes = [2, 3, 5, 7, 11]
     recipe = {"name": "kendall_tau", "genes": [f"G{i}" for i in genes]}
     for kind in ("expression", "rank"):
-        found = opened({**recipe, "truth": kind}, real, words)(given)
-        for i, (row, cell) in enumerate(zip(rows, given.truth, strict=True)):
+        found = opened({**recipe, "truth": kind}, real, words)(rollouts)
+        for i, (row, cell) in enumerate(zip(rows, rollouts.truth, strict=True)):
             if cell < 0:
                 assert np.isnan(found[i])
                 continue
@@ -116,9 +118,9 @@ def test_sets_of_a_file_are_united(tmp_path, words, real, answers):
         "ONE\t-\tG1\tG2\tABSENT\nTWO\t-\tG2\tG7\nFEW\t-\tABSENT\tG3\n"
     )
     recipe = {"name": "kendall_tau", "gene_sets": "sets.gmt"}
-    given = answers([[7, 2, 1], [1, 2, 7]], vocabulary=words, truth=np.array([0, 1]))
-    united = opened({**recipe, "sets": ["ONE", "TWO"]}, real, words, folder=tmp_path)(given)
-    by_name = opened({"name": "kendall_tau", "genes": ["G1", "G2", "G7"]}, real, words)(given)
+    rollouts = answers([[7, 2, 1], [1, 2, 7]], vocabulary=words, truth=np.array([0, 1]))
+    united = opened({**recipe, "sets": ["ONE", "TWO"]}, real, words, folder=tmp_path)(rollouts)
+    by_name = opened({"name": "kendall_tau", "genes": ["G1", "G2", "G7"]}, real, words)(rollouts)
     np.testing.assert_array_equal(united, by_name)
     with pytest.raises(
         InputError, match=r"rewards.0 \(kendall_tau\).sets: .* no set 'ON'; did you mean 'ONE'"
@@ -135,8 +137,8 @@ def test_sets_of_a_file_are_united(tmp_path, words, real, answers):
 
 def test_pairs_are_of_the_condition_and_none_comes_twice_before_all_came(answers, words, real):
     rows = [[i] for i in range(12)]
-    given = answers(rows, [0] * 4 + [1] * 7 + [2], [0] * 11 + [2], words)
-    pairs = random_pairs(given, real)
+    rollouts = answers(rows, [0] * 4 + [1] * 7 + [2], [0] * 11 + [2], words)
+    pairs = random_pairs(rollouts, real)
     assert set(real.condition[pairs[:11]]) == {0}
     assert len(set(pairs[:4])) == 4
     assert set(pairs[4:11]) == set(range(6))  # six real cells for seven answers
@@ -162,12 +164,12 @@ def test_pairs_are_uniform(answers, words, real):
 @pytest.mark.parametrize("genes", [None, ["G1", "G3", "G8"]])
 def test_negative_mse_by_hand(answers, words, real, genes):
     rows = [[0, 1, 2], [3, 1, 8], [8, 9], [2]]
-    given = answers(rows, [0, 0, 0, 1], [0, 0, 0, 2], words)
+    rollouts = answers(rows, [0, 0, 0, 1], [0, 0, 0, 2], words)
     recipe = {"name": "negative_mse"} | ({"genes": genes} if genes else {})
-    found = opened(recipe, real, words, encoder=Plain())(given)
-    pairs = random_pairs(given, real)
+    found = opened(recipe, real, words, encoder=Plain())(rollouts)
+    pairs = random_pairs(rollouts, real)
     kept = np.ones(12) if genes is None else np.isin(np.arange(12), [1, 3, 8])
-    mine, theirs = (m.toarray() * kept for m in (LINE.expression(given.cells), real.expression))
+    mine, theirs = (m.toarray() * kept for m in (LINE.expression(rollouts.cells), real.expression))
     for i in range(3):
         expected = -((mine[i, :4] - theirs[pairs[i], :4]) ** 2).sum() / 4
         assert found[i] == pytest.approx(expected, rel=1e-6)
@@ -176,10 +178,10 @@ def test_negative_mse_by_hand(answers, words, real, genes):
 
 def test_an_empty_answer_gets_the_lowest_of_its_group(answers, words, real):
     rows = [[0, 1], [3, 1], [], [8, 9], [2, 0], [], [], [1]]
-    given = answers(rows, [0] * 5 + [1] * 3, [0] * 8, words)
+    rollouts = answers(rows, [0] * 5 + [1] * 3, [0] * 8, words)
     full = [0, 1, 3, 4]
     for name in ("negative_mse", "energy_distance", "scfid", "diversity"):
-        found = opened({"name": name}, real, words, encoder=Plain())(given)
+        found = opened({"name": name}, real, words, encoder=Plain())(rollouts)
         assert found[2] == found[full].min()
         if name == "negative_mse":
             assert found[5] == found[6] == found[7]
@@ -193,15 +195,15 @@ def test_an_empty_answer_gets_the_lowest_of_its_group(answers, words, real):
 def test_cells_without_genes_of_the_programme_are_where_the_encoder_places_nothing(
     answers, words, real
 ):
-    given = answers([[4, 5], [0, 1], [1, 2], [3, 1]], vocabulary=words)
+    rollouts = answers([[4, 5], [0, 1], [1, 2], [3, 1]], vocabulary=words)
     recipe = {"name": "negative_mse", "genes": ["G0", "G1"]}
-    found = opened(recipe, real, words, encoder=Plain())(given)
-    truth = real.expression.toarray()[random_pairs(given, real)[0], :2]
+    found = opened(recipe, real, words, encoder=Plain())(rollouts)
+    truth = real.expression.toarray()[random_pairs(rollouts, real)[0], :2]
     assert found[0] == pytest.approx(-(truth**2).sum() / 4, rel=1e-6)
     # An encoder that places no such cell: real ones are no partners, and the answer gets the lowest of its group.
-    refused = opened(recipe, real, words, encoder=Particular())(given)
+    refused = opened(recipe, real, words, encoder=Particular())(rollouts)
     partners = real.expression.toarray()[[3, 5], :2]
-    mine = LINE.expression(given.cells).toarray()[:, :2]
+    mine = LINE.expression(rollouts.cells).toarray()[:, :2]
     for i in (1, 2, 3):
         possible = -((mine[i] - partners) ** 2).sum(axis=1) / 4
         assert np.isclose(refused[i], possible, rtol=1e-6).any()
@@ -213,12 +215,15 @@ def test_group_rewards_are_those_of_their_groups(answers, words, real, name):
     rng = np.random.default_rng(2)
     rows = [rng.permutation(12)[:6] for _ in range(14)]
     group = [0] * 5 + [2] * 5 + [3] * 2 + [7] * 2
-    given = answers(rows, group, [0] * 5 + [1] * 5 + [0] * 2 + [-1] * 2, words)
+    rollouts = answers(rows, group, [0] * 5 + [1] * 5 + [0] * 2 + [-1] * 2, words)
     space = open_space(Plain(), real, LINE)
-    found = opened({"name": name}, real, words, encoder=space)(given)
+    found = opened({"name": name}, real, words, encoder=space)(rollouts)
     assert np.isnan(found[5:]).all()  # one real cell; a group of two; no condition
     measure = {"energy_distance": energy_distance, "scfid": scfid}[name]
-    truth, mine = real.expression.toarray()[:6, :4], LINE.expression(given.cells).toarray()[:5, :4]
+    truth, mine = (
+        real.expression.toarray()[:6, :4],
+        LINE.expression(rollouts.cells).toarray()[:5, :4],
+    )
     for i in range(5):
         without = measure(truth, np.delete(mine, i, axis=0))
         assert found[i] == pytest.approx(
@@ -244,22 +249,79 @@ def test_real_cells_are_drawn_by_the_seed_of_the_step(answers, words, real, name
     assert all(np.isclose(possible, v[0], rtol=1e-4, atol=1e-5).any() for v in values)
     every = opened({"name": name, "real_cells": 6}, real, words, encoder=Plain())
     whole = opened({"name": name}, real, words, encoder=Plain())
-    given = answers(rows, vocabulary=words)
-    np.testing.assert_array_equal(every(given), whole(given))
+    rollouts = answers(rows, vocabulary=words)
+    np.testing.assert_array_equal(every(rollouts), whole(rollouts))
 
 
 def test_sentence_diversity_by_hand(answers, words):
     # Distances 0-1: half of four genes; 0-2 and 1-2: none in common. Mean 5/6. Without 0: 1; 1: 1; 2: 1/2.
-    given = answers([[0, 1, 2, 3], [3, 4, 1, 5], [8, 9], []], vocabulary=words)
-    found = opened("diversity", None, words, inverse=None)(given)
+    rollouts = answers([[0, 1, 2, 3], [3, 4, 1, 5], [8, 9], []], vocabulary=words)
+    found = opened("diversity", None, words, inverse=None)(rollouts)
     np.testing.assert_allclose(found, [0.5, 0.5, 1.5, 0.5])
+
+
+class Choosy(Plain):
+    """An encoder that refuses a matrix with a cell none of whose genes is among the first four."""
+
+    def encode(self, expression, vocabulary):
+        if (np.diff(expression[:, :4].indptr) == 0).any():
+            raise InputError("a cell of unknown genes")
+        return super().encode(expression, vocabulary)
+
+
+def test_answers_that_the_encoder_refuses_get_the_lowest_of_their_group(answers, words):
+    cells = RankedCells.from_columns([[0, 5, 7], [2, 1], [3, 8], [9, 11]], words)
+    real = RealCells(cells, LINE.expression(cells), ["a"], np.zeros(4, int))
+    rows = [[0, 1], [5, 6], [2, 9], [1, 3, 4], [7, 8], [3, 2]]
+    found = opened("energy_distance", real, words, encoder=Choosy())(
+        answers(rows, vocabulary=words)
+    )
+    known = answers([rows[i] for i in (0, 2, 3, 5)], vocabulary=words)
+    expected = opened("energy_distance", real, words, encoder=Choosy())(known)
+    np.testing.assert_allclose(found[[0, 2, 3, 5]], expected)
+    assert found[1] == found[4] == expected.min()
+    mine, theirs = (
+        LINE.expression(c).toarray()[:, :4] for c in (known.cells, cells.take([0, 1, 2]))
+    )
+    assert expected.mean() == pytest.approx(-energy_distance(theirs, mine), rel=1e-6)
+    # Where it refuses all real cells, that is said before the first step, in its own words.
+    foreign = cells.take([3, 3])
+    with pytest.raises(InputError, match="a cell of unknown genes"):
+        opened(
+            "scfid",
+            RealCells(foreign, LINE.expression(foreign), ["a"], np.zeros(2, int)),
+            words,
+            encoder=Choosy(),
+        )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(6)), st.permutations(range(5)), st.integers(0, 20))
+def test_permuted_answers_have_permuted_rewards(answers, words, real, first, second, seed):
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(12)[: rng.integers(0, 7)] for _ in range(11)]
+    group, order = [0] * 6 + [3] * 5, np.array([*first, *(6 + i for i in second)])
+    fields = {
+        "repeated": rng.integers(0, 3, 11),
+        "unknown": rng.integers(0, 3, 11),
+        "asked_genes": np.full(11, 6),
+    }
+    rollouts = answers(rows, group, vocabulary=words, truth=np.zeros(11, int), **fields)
+    moved = {name: value[order] for name, value in fields.items()}
+    other = answers(
+        [rows[i] for i in order], group, vocabulary=words, truth=np.zeros(11, int), **moved
+    )
+    for name in sorted(set(REWARDS) - {"bertscore", "negative_mse"}):  # pairs are drawn by place
+        genes = {"genes": ["G0", "G1", "G5"]} if name == "kendall_tau" else {}
+        reward = opened({"name": name, **genes}, real, words, encoder=Plain())
+        np.testing.assert_allclose(reward(other), reward(rollouts)[order], rtol=1e-6, atol=1e-6)
 
 
 # --- form and text ---------------------------------------------------------------------------------
 
 
 def test_rewards_of_form_by_hand(answers, words):
-    given = answers(
+    rollouts = answers(
         [[0, 1, 2, 3], [0, 1], [0, 1, 2], [0, 1, 2], [], [0]], vocabulary=words, asked_genes=np.array([4] * 5 + [0]),
         repeated=np.array([0, 0, 1, 0, 0, 0]), unknown=np.array([0, 0, 0, 3, 0, 0]),
     )  # fmt: skip
@@ -270,7 +332,7 @@ def test_rewards_of_form_by_hand(answers, words):
         "unknown_genes": [0, 0, 0, -0.5, 0],
     }
     for name, values in expected.items():
-        found = opened(name, None, words, inverse=None)(given)
+        found = opened(name, None, words, inverse=None)(rollouts)
         assert found.dtype == np.float64
         assert found[:5].tolist() == values
         assert np.isnan(found[5])  # nothing was asked for
@@ -303,11 +365,11 @@ def test_bertscore_is_that_of_the_metric(answers, tmp_path, words):
         transformers.BertModel(config).save_pretrained(tmp_path)
     texts = ["a beta cell", "alpha of islets", "", "cell"]
     references = ["a beta cell", "a beta cell", "a beta cell", " "]
-    given = answers(None, texts=texts, references=references)
+    rollouts = answers(None, texts=texts, references=references)
     reward = opened(
         {"name": "bertscore", "folder": ".", "layer": 2}, None, words, None, folder=tmp_path
     )
-    found = reward(given)
+    found = reward(rollouts)
     encoder = TransformerTextEncoder(tmp_path, num_layers=2)
     np.testing.assert_array_equal(found[:3], bertscore(texts[:3], references[:3], encoder))
     assert found[0] == pytest.approx(1, abs=1e-6)
@@ -318,12 +380,12 @@ def test_bertscore_is_that_of_the_metric(answers, tmp_path, words):
 
 
 def test_rewards_of_cells_say_nothing_of_texts(answers, words, real):
-    given = answers(None, texts=["one", "two", "three"])
+    rollouts = answers(None, texts=["one", "two", "three"])
     for name in REWARDS:
         if name not in ("bertscore", "kendall_tau"):
-            assert np.isnan(opened(name, real, words, encoder=Plain())(given)).all()
+            assert np.isnan(opened(name, real, words, encoder=Plain())(rollouts)).all()
     tau = opened({"name": "kendall_tau", "genes": ["G1", "G2"]}, real, words)
-    assert np.isnan(tau(given)).all()
+    assert np.isnan(tau(rollouts)).all()
 
 
 # --- recipes ---------------------------------------------------------------------------------------
@@ -394,17 +456,17 @@ def test_rewards_are_added_by_weight(answers, words, real):
     ]
     rng = np.random.default_rng(3)
     rows = [rng.permutation(12)[:6] for _ in range(8)]
-    given = answers(rows, [0] * 4 + [1] * 4, [0] * 4 + [-1] * 4, words)
+    rollouts = answers(rows, [0] * 4 + [1] * 4, [0] * 4 + [-1] * 4, words)
     rewards = open_rewards(recipes, real, LINE, words)
     assert [r.name for r in rewards] == ["validity", "scfid", "scfid_2"]
-    total, parts = combined(rewards, given)
+    total, parts = combined(rewards, rollouts)
     two, three = (
-        opened({"name": "scfid", "encoder": f"pca:{d}"}, real, words)(given)[:4] for d in (2, 3)
+        opened({"name": "scfid", "encoder": f"pca:{d}"}, real, words)(rollouts)[:4] for d in (2, 3)
     )
     np.testing.assert_allclose(total[:4], 2 + 0.1 * two - 3 * three)
     np.testing.assert_allclose(total[4:], 2)  # what says nothing is left out
     assert np.isnan(parts["scfid"][4:]).all()
-    assert np.isnan(combined(rewards[1:], given)[0][4:]).all()
+    assert np.isnan(combined(rewards[1:], rollouts)[0][4:]).all()
 
 
 def test_rollouts_that_do_not_fit_together_are_refused(answers, words):

@@ -186,7 +186,9 @@ class _Opening:
             return _kendall_tau(columns, real, recipe.truth)
         assert isinstance(recipe, SpaceRecipe)
         columns = programme_columns(recipe, self.vocabulary, where, self.folder)
-        return _in_space(recipe, self._space(recipe.encoder, real, where), real, columns)
+        space = self._space(recipe.encoder, real, where)
+        space.real_places(real, columns)  # what an encoder refuses is said now
+        return _in_space(recipe, space, real, columns)
 
     def _real(self, where: str) -> RealCells:
         if self.real is None:

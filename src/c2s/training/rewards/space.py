@@ -48,7 +48,7 @@ class CellSpace:
         -------
         float64 array, shape (n, n_dimensions)
             NaN for a cell without genes: a profile of zeros may lie near the middle of the space, and would then be a
-            good answer. All are NaN for tasks without cells.
+            good answer. NaN too for a cell that the encoder refuses, and for tasks without cells.
         """
         cells = rollouts.cells
         if cells is None:
@@ -62,11 +62,22 @@ class CellSpace:
         return rollouts.once((self, _key(columns)), place)
 
     def real_places(self, real: RealCells, columns: np.ndarray | None = None) -> np.ndarray:
-        """Return the places of real cells; parameters as `places`. float64, shape (n_real, n_dimensions)."""
+        """Return the places of real cells; parameters as `places`. float64, shape (n_real, n_dimensions).
+
+        Raises
+        ------
+        InputError
+            The encoder refuses all of them.
+        """
         vocabulary = real.cells.vocabulary
-        return real.once(
-            (self, _key(columns)), lambda: self._encode(real.expression, vocabulary, columns)
-        )
+
+        def place() -> np.ndarray:
+            found = self._encode(real.expression, vocabulary, columns)
+            if len(real) and not placed(found).any():
+                self.encoder.encode(real.expression, vocabulary)  # says why in its own words
+            return found
+
+        return real.once((self, _key(columns)), place)
 
     def _encode(
         self, expression: sp.csr_matrix, vocabulary: GeneVocabulary, columns: np.ndarray | None
@@ -77,7 +88,7 @@ class CellSpace:
         some = np.diff(expression.indptr) > 0
         result = np.empty((expression.shape[0], self.encoder.n_dimensions))
         if some.any():
-            result[some] = self.encoder.encode(expression[np.flatnonzero(some)], vocabulary)
+            result[some] = self._encode_known(expression[np.flatnonzero(some)], vocabulary)
         if not some.all():
             result[~some] = self._place_of_nothing(vocabulary)
         return result
@@ -86,11 +97,22 @@ class CellSpace:
         """Return where the encoder places a profile of zeros; NaN where it refuses one."""
         if self._nothing is None:
             zeros = sp.csr_matrix((1, len(vocabulary)), dtype=np.float32)
-            try:
-                self._nothing = np.asarray(self.encoder.encode(zeros, vocabulary)[0], np.float64)
-            except InputError:
-                self._nothing = np.full(self.encoder.n_dimensions, np.nan)
+            self._nothing = self._encode_known(zeros, vocabulary)[0]
         return self._nothing
+
+    def _encode_known(self, expression: sp.csr_matrix, vocabulary: GeneVocabulary) -> np.ndarray:
+        """Return places, NaN for cells that the encoder refuses, as one none of whose genes it knows.
+
+        One such answer must not end a run. They are found by halving, since they are few.
+        """
+        try:
+            return np.asarray(self.encoder.encode(expression, vocabulary), np.float64)
+        except InputError:
+            n = expression.shape[0]
+            if n == 1:
+                return np.full((1, self.encoder.n_dimensions), np.nan)
+            parts = (expression[: n // 2], expression[n // 2 :])
+            return np.concatenate([self._encode_known(part, vocabulary) for part in parts])
 
 
 def _key(columns: np.ndarray | None) -> bytes | None:
