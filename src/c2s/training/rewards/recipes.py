@@ -21,7 +21,7 @@ class RewardRecipe(Config):
     weight: float = Field(
         1.0,
         allow_inf_nan=False,
-        description="By which the reward is multiplied before rewards are added.",
+        description="By which the reward is multiplied before rewards are added; 0 measures it only.",
     )
 
     @property
