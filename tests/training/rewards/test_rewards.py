@@ -19,6 +19,7 @@ from c2s.training.rewards import (
     AnyReward,
     RealCells,
     combined,
+    form,
     open_rewards,
     open_space,
     read_reward,
@@ -492,3 +493,8 @@ def test_rollouts_that_do_not_fit_together_are_refused(answers, words):
         answers([[0], [1]], vocabulary=words, truth=np.zeros(1, int))
     with pytest.raises(UsageError, match="group 4 asks for 2 conditions"):
         list(answers([[0], [1]], [4, 4], [0, 1], words).groups())
+
+
+def test_a_label_is_right_or_wrong(answers):
+    rollouts = answers(None, texts=["beta ", "alpha", ""], references=["beta", "beta", "beta"])
+    assert form.match(rollouts).tolist() == [1.0, 0.0, 0.0]

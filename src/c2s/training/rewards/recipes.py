@@ -184,3 +184,11 @@ class UnknownGenes(RewardRecipe):
     """Minus the share of words that are no gene."""
 
     name: Literal["unknown_genes"] = Field("unknown_genes", description="This reward.")
+
+
+class Match(RewardRecipe):
+    """1 for an answer that is the true label, else 0."""
+
+    reads: ClassVar[Reads] = "texts"
+
+    name: Literal["match"] = Field("match", description="This reward.")
