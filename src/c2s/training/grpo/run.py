@@ -238,7 +238,10 @@ def _align(
 
 
 class _Measuring(TrainerCallback):
-    """Has the trainer measure before the first step, every so many steps, and at the end."""
+    """Has the trainer measure before the first step, every so many steps, and at the end.
+
+    After a step the Trainer does so itself, behind the line of the step and before its checkpoint.
+    """
 
     def __init__(self, trainer: GroupTrainer, every: int) -> None:
         self.trainer, self.every = trainer, every
@@ -253,7 +256,7 @@ class _Measuring(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.global_step % self.every == 0 or state.global_step == args.max_steps:
-            self.trainer.evaluate()
+            control.should_evaluate = True
 
 
 def _trainer(run: PreparedAlignment, model: Model, out: Path, device: str | None) -> GroupTrainer:
@@ -348,7 +351,7 @@ def _arguments(
         reward_weights=[r.weight for r in recipe.rewards],
         shuffle_dataset=False,  # the questions are in an order of their own
         disable_dropout=True,
-        gradient_checkpointing=recipe.base.gradient_checkpointing,
+        activation_checkpointing=recipe.base.gradient_checkpointing,
     )
 
 
@@ -369,6 +372,7 @@ def _finish(
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
+        "tokens": trainer.tokens_of_run,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         "device": device_name(trainer.args.device),
