@@ -37,10 +37,11 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func; its vers
 
 from trl import GRPOConfig, GRPOTrainer
 
-#: What TRL logs that says nothing here: answers under a constraint end where it says, mostly without a token.
+#: What TRL logs that says nothing here: answers under a constraint end where it says, mostly without a token; and
+#: extremes of a pass, as means over the passes of a step, depend on how answers are divided into passes.
 _SILENT = (
     "completions/clipped_ratio", "completions/mean_terminated_length", "completions/min_terminated_length",
-    "completions/max_terminated_length",
+    "completions/max_terminated_length", "clip_ratio/low_min", "clip_ratio/high_max",
 )  # fmt: skip
 
 
