@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,7 +209,7 @@ def add_lora(
         trainable_token_indices={name: list(rows) for name in named} if rows else None,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet_peft():
         torch.manual_seed(seed)
         adapted = get_peft_model(network, config)
     # PEFT keeps matrices of a base in 16 bits in float32, and rows of its tables not: small updates would be lost.
@@ -322,12 +323,21 @@ def load_adapted(
     network = weights.load_network(place, config=config, **options)
     take_tokens(network, place, tokenizer)
     try:
-        adapted = PeftModel.from_pretrained(network, str(folder))
+        with _quiet_peft():
+            adapted = PeftModel.from_pretrained(network, str(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{folder}: the adapter cannot be read ({reason})") from error
     _write_rows(adapted)
     return adapted
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Hide that PEFT asks whether layers are computed again by the name that it had before transformers 5.23."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def _write_rows(adapted: PeftModel) -> None:

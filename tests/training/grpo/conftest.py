@@ -1,6 +1,7 @@
 """What tests of alignment share."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,10 +93,11 @@ class Opened:
 def open_run(recipe, tmp_path):
     """Return a function that opens a run of a recipe, up to its first step."""
     from c2s.models.directory import load_model
-    from c2s.training.grpo.run import open_alignment, prepare_alignment
+    from c2s.training.grpo.run import PreparedAlignment, open_alignment
 
     def make(**changes):
-        run = prepare_alignment(recipe(**changes), tmp_path, tmp_path / "data")
+        made = recipe(**changes)
+        run = PreparedAlignment(made, tmp_path, made.base.model, Path(made.data.corpus))
         model, trainer = open_alignment(run, tmp_path / "checkpoints", "cpu")
         return Opened(model, trainer, load_model(run.base, device="cpu").network)
 

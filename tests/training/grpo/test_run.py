@@ -49,7 +49,7 @@ def first_genes(folder):
         logits = model.network(torch.tensor(ids[None].astype(np.int64))).logits[0, -1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cells = c2s.tl.generate(model, conditions={"cell_type": "beta"}, n=3, seed=0)
+        cells = c2s.tl.generate(model, cell_type="beta", n=3, seed=0)
     return logits.log_softmax(0), cells
 
 
@@ -166,7 +166,7 @@ class TestRefusals:
             ({"base": {"model": None, "preset": "mini"}}, r"base.model is missing"),
             ({"base": {"quantize": "4bit"}}, r"base.quantize: models in 4 bits"),
             ({"base": {"device_map": "auto"}}, r"base.device_map: alignment runs on whole devices"),
-            ({"policy": {"task": "tissue"}}, r"policy.task: .*'tissue' is no task that can be rewarded"),
+            ({"policy": {"task": "tissue"}}, r"policy.task.*'tissue' is no task that can be rewarded"),
             ({"policy": {"preset": "donk"}}, r"policy: .*'donk'.*did you mean 'dong'"),
             ({"policy": {"loss": "gpro"}}, r"policy.loss"),
             ({"policy": {"group": 1}}, r"policy.group"),
@@ -187,8 +187,9 @@ class TestRefusals:
             ({"base": {"model": "plain"}}, r"base.model = plain: is no model directory of ours"),
             ({"base": {"model": "prefix"}}, r"base.model: prompts of the model are not read causally"),
             ({"base": {"model": "labels"}}, r"policy.task = cond_cell: .*not trained on it; it knows: cell_type"),
-            ({"data": {"corpus": "nowhere"}}, r"nowhere: .*corpus"),
-            ({"policy": {"genes": 5000}}, r"5,?000"),
+            ({"data": {"corpus": "nowhere"}}, r"data.corpus: .*nowhere: is no corpus"),
+            ({"policy": {"genes": 5000}}, r"policy.genes = 5,000: the model knows \d+ genes"),
+            ({"policy": {"task": "cell_type"}}, r"rewards.0 \(energy_distance\): it reads cells, and policy.task = cell_type"),
             ({"lora": {"targets": ["nothing"]}}, r"lora.targets"),
         ],
     )  # fmt: skip

@@ -10,7 +10,7 @@ from scipy import stats
 
 from c2s.common.seeds import generator
 
-#: Answers of unlike lengths: a label and its end, or free text.
+#: Answers that are a label and its end; rewards are the tests' own.
 LABELS = {"policy": {"task": "cell_type", "prompts": "cells"}, "rewards": ["validity"]}
 
 

@@ -166,6 +166,10 @@ class Questions:
                 f"policy.task = {self.task.id}: it needs the {missing[0]}, which cells of a corpus lack"
             )
         self.n_genes = recipe.genes or model.card.top_k
+        if self.n_genes > len(model.vocabulary):
+            raise UsageError(
+                f"policy.genes = {self.n_genes:,}: the model knows {len(model.vocabulary):,} genes"
+            )
         asked = cells.with_texts([n for n in self.task.needs if n in FIELDS])
         if not len(asked.cells):
             raise UsageError(

@@ -46,6 +46,7 @@ from c2s.corpus.show import read_manifest
 from c2s.models.adapters import merged
 from c2s.models.directory import C2S_JSON, Model, library_versions, load_model
 from c2s.models.places import resolve_folder
+from c2s.tasks.registry import TASKS
 from c2s.training.base import base_config, base_folder, check_lora, with_adapter
 from c2s.training.card import licence_of, write_card
 from c2s.training.grpo.card import alignment_card
@@ -54,6 +55,7 @@ from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
 from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
 from c2s.training.recipe import DataRecipe, corpus_recipe
+from c2s.training.rewards.recipes import BertScore
 from c2s.training.run import RunLog, finished, held, optimiser_arguments, optimizer_of
 from c2s.training.speed import device_name
 
@@ -149,16 +151,37 @@ def prepare_alignment(
             f"policy.task = {recipe.policy.task}: the model was not trained on it; it knows: "
             f"{listing(card.tasks) or 'no task'}"
         )
+    _check_rewards(recipe)
     check_lora(recipe.base, recipe.lora, base_config(recipe.base, folder, 1))
     return PreparedAlignment(
         recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage)
     )
 
 
+def _check_rewards(recipe: AlignmentRecipe) -> None:
+    """Refuse rewards that read what the task does not answer with.
+
+    Raises
+    ------
+    UsageError
+        One reads texts and the task writes cells, or the other way about.
+    """
+    generates = TASKS[recipe.policy.task].generates
+    for i, reward in enumerate(recipe.rewards):
+        if isinstance(reward, BertScore) == generates:
+            raise UsageError(
+                f"rewards.{i} ({reward.name}): it reads {'cells' if not generates else 'texts'}, and policy.task = "
+                f"{recipe.policy.task} answers with {'a cell' if generates else 'a label'}"
+            )
+
+
 def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage) -> Path:
     """Return the folder of the corpus; of a recipe only the cells are made, with their split."""
     if recipe.corpus is not None:
-        read_manifest(folder / recipe.corpus)
+        try:
+            read_manifest(folder / recipe.corpus)
+        except InputError as error:
+            raise InputError(f"data.corpus: {error}") from error
         return folder / recipe.corpus
     drawn, place = corpus_recipe(recipe, folder)
     cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 0})
