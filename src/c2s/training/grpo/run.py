@@ -30,6 +30,7 @@ from c2s.training.base import base_config, base_folder, check_lora, with_adapter
 from c2s.training.card import licence_of, write_card
 from c2s.training.grpo.card import alignment_card
 from c2s.training.grpo.recipe import AlignmentRecipe
+from c2s.training.grpo.signs import signs_of_hacking
 from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
 from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
@@ -361,6 +362,7 @@ def _finish(
     numbers = [
         {k.removeprefix("eval_"): v for k, v in h.items() if k.startswith("eval_")} for h in history
     ]
+    before, after = (numbers[0], numbers[-1]) if numbers else ({}, {})
     facts: dict[str, Any] = {
         "stage": recipe.stage,
         "base": recipe.base.model,
@@ -372,8 +374,9 @@ def _finish(
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         "device": device_name(trainer.args.device),
-        "before": numbers[0] if numbers else {},
-        "after": numbers[-1] if numbers else {},
+        "before": before,
+        "after": after,
+        "signs": signs_of_hacking(before, after, trainer.state.log_history),
         "corpus": run.manifest["digest"],
         "seed": recipe.seed,
         "processes": trainer.args.world_size,
