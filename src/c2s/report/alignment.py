@@ -19,7 +19,7 @@ from c2s.plots import alignment_measures, alignment_policy, alignment_rewards, a
 from c2s.report import alignment_view
 from c2s.report.svg import to_svg
 from c2s.report.templates import template
-from c2s.training.grpo.signs import Log, rewarded, series, shares_of_time
+from c2s.training.grpo.signs import Log, measures_of, rewarded, series, shares_of_time
 
 __all__ = ["alignment_report", "render_alignment"]
 
@@ -94,7 +94,7 @@ def _drawings(facts: Mapping[str, Any], log: Log) -> dict[str, Any]:
     if series(log, "entropy")[0]:
         drawn["policy"] = to_svg(alignment_policy(log), "policy", "KL, entropy and length by step")
     if panels:
-        figure = alignment_measures(log, panels, facts["rewards"])
+        figure = alignment_measures(log, panels, measures_of(facts["rewards"]))
         drawn["measures"] = to_svg(figure, "measures", "Measures by step, held out and of training")
     if shares:
         bars = alignment_times(shares).get_figure(root=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from c2s.plots.alignment import measure_title
 from c2s.report.wording import DASH, count, duration, names, number, percent, text, told_apart
-from c2s.training.grpo.signs import Log, series, shares_of_time, signs_of_hacking
+from c2s.training.grpo.signs import Log, measures_of, series, shares_of_time, signs_of_hacking
 
 #: Measures that stand in a panel or a row of their own, in this order; accuracies follow.
 _MEASURES = (
@@ -48,14 +48,14 @@ def page(facts: Mapping[str, Any], recipe: Mapping[str, Any], log: Log) -> dict[
     facts, recipe, log
         `run.json`, `recipe.yaml` and `log.jsonl` of a run.
     """
-    before, after = facts["before"], facts["after"]
+    before, after, paid = facts["before"], facts["after"], measures_of(facts["rewards"])
     return {
         "title": f"Alignment on {str(facts['task']).replace('_', ' ')}",
         "lead": _lead(facts, recipe),
         "signs": signs_of_hacking(before, after, log),
         "rewards": _rewards(recipe),
         "only_rewarded": _only_rewarded(facts, log),
-        "measures": [_row(name, before, after, facts["rewards"]) for name in measures(facts, log)],
+        "measures": [_row(n, before, after, n in paid) for n in measures(facts, log)],
         "time": _time(log),
         "no_kl": not series(log, "kl")[0],
         "glossary": [(measure_title(name), line) for name, line in GLOSSARY.items()],
@@ -106,7 +106,9 @@ def _rewards(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _only_rewarded(facts: Mapping[str, Any], log: Log) -> str:
     """Say which rewards nothing was measured of on held-out cells."""
-    alone = [n.replace("_", " ") for n in facts["rewards"] if n not in facts["after"]]
+    alone = [
+        n.replace("_", " ") for n in facts["rewards"] if not measures_of([n]) & set(facts["after"])
+    ]
     if not alone or not series(log, "reward")[0]:
         return ""
     verb = "is" if len(alone) == 1 else "are"
@@ -114,7 +116,7 @@ def _only_rewarded(facts: Mapping[str, Any], log: Log) -> str:
 
 
 def _row(
-    name: str, before: Mapping[str, Any], after: Mapping[str, Any], rewards: Mapping[str, Any]
+    name: str, before: Mapping[str, Any], after: Mapping[str, Any], paid: bool
 ) -> dict[str, str]:
     """Return a line of the table of measures."""
     share = name in _SHARES or name.startswith("accuracy_")
@@ -131,7 +133,7 @@ def _row(
         "before": shown[0],
         "after": shown[1],
         "standing": standing,
-        "rewarded": "rewarded" if name in rewards else "",
+        "rewarded": "rewarded" if paid else "",
     }
 
 
@@ -142,7 +144,7 @@ def _time(log: Log) -> str:
         return ""
     within = "within" if shares["rewards"] <= _REWARD_TIME else "above"
     return (
-        f"Rewards took {percent(shares['rewards'])} of a step, {within} the {_REWARD_TIME:.0%} that they "
+        f"Rewards took {percent(shares['rewards'])} of a step, {within} the {percent(_REWARD_TIME, 0)} that they "
         "should take at most."
     )
 

@@ -7,7 +7,7 @@ look, and no proof: measures of a run are one draw of cells each, without interv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 #: Diversity below this share of what it was, or of that of real cells where it was more: real cells of a condition
@@ -36,6 +36,8 @@ _PART = 10
 
 #: Distances from real cells; lower is better.
 _DISTANCES = {"scfid": "scFID", "energy_distance": "energy distance"}
+#: Measures that have another name than the reward of them.
+_MEASURE_OF = {"validity": "valid"}
 
 Log = Sequence[Mapping[str, Any]]
 
@@ -80,6 +82,18 @@ def rewarded(log: Log) -> list[str]:
         k for record in log for k in record if k.startswith("rewards/") and k.endswith("/mean")
     )
     return list(dict.fromkeys(name.split("/")[1] for name in names))
+
+
+def measures_of(rewards: Iterable[str]) -> set[str]:
+    """Return the measures that rewards pay for, by the names that a run has rewards under.
+
+    Examples
+    --------
+    >>> sorted(measures_of(["scfid_2", "validity", "kendall_tau"]))
+    ['kendall_tau', 'scfid', 'valid']
+    """
+    plain = (name.rstrip("_0123456789") for name in rewards)  # the second of a name is name_2
+    return {_MEASURE_OF.get(name, name) for name in plain}
 
 
 def series(log: Log, name: str) -> tuple[list[int], list[float]]:
@@ -158,7 +172,7 @@ def _of_distances(pairs: Mapping[str, tuple[float, float]], log: Log) -> Iterato
     first, last = _ends(log, "reward")
     if first is None or last is None or last <= first:
         return
-    paid = {name.rstrip("_0123456789") for name in rewarded(log)}  # the second of a name is name_2
+    paid = measures_of(rewarded(log))
     for name, title in _DISTANCES.items():
         if name in pairs and name not in paid:
             was, now = pairs[name]
