@@ -22,7 +22,8 @@ def train(
     recipe: Annotated[
         Path,
         typer.Argument(
-            help="YAML recipe, or the name of one that comes with the package: cell-type, cell-generation, pretrain.",
+            help="YAML recipe, or the name of one that comes with the package: cell-type, cell-generation, "
+            "align-generation, pretrain.",
             show_default=False,
         ),
     ],

@@ -139,7 +139,7 @@ def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage) -> 
         read_manifest(folder / recipe.corpus)
         return folder / recipe.corpus
     drawn, place = corpus_recipe(recipe, folder)
-    cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 0})
+    cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 1})
     return RedrawnCorpus(cells_only, place, work).epoch(0, on_stage)
 
 
