@@ -196,7 +196,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def said(values: dict[str, float]) -> str:
-    return f"{values['median']:,.3f} ({values['min']:,.3f}–{values['max']:,.3f})"
+    return f"{values['median']:,.4f} ({values['min']:,.4f}–{values['max']:,.4f})"
 
 
 if __name__ == "__main__":

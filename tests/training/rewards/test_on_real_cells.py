@@ -134,4 +134,12 @@ def test_what_cannot_be_measured_is_left_out(halves, space, groups, answers):
     known, cells, *_ = halves
     none = answers(cells.take([0, 1]), condition=[-1, -1])
     assert set(watch(none, known, space)) == {"unique", "valid", "genes"}
-    assert set(watch(groups["real"], None, None)) == {"unique", "valid", "genes"}
+    for given_real, given_space in ((None, None), (None, space), (known, None)):
+        found = watch(groups["real"], given_real, given_space)
+        assert set(found) == {"unique", "valid", "genes"}
+    # A condition without real cells, in a step with others.
+    one = np.where(groups["real"].condition == 1, 1, 99)
+    fewer = watch(answers(groups["real"].cells, groups["real"].group, one), known, space)
+    first = watch(answers(groups["real"].cells.take(np.arange(G)), condition=[1] * G), known, space)
+    for name in ("scfid", "energy_distance", "diversity", "nearest_overlap"):
+        assert fewer[name] == pytest.approx(first[name])

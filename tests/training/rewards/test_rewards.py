@@ -19,12 +19,14 @@ from c2s.training.rewards import (
     AnyReward,
     RealCells,
     combined,
+    form,
     open_rewards,
     open_space,
     read_reward,
 )
 from c2s.training.rewards.pairs import random_pairs
 from c2s.training.rewards.programme import programme_tau, rank_scores
+from c2s.training.rewards.space import shared_genes
 
 LINE = RankExpressionModel(slope=-0.5, intercept=2.0)
 
@@ -152,6 +154,12 @@ def test_pairs_are_of_the_condition_and_none_comes_twice_before_all_came(answers
     np.testing.assert_array_equal(alone, pairs[4:11])
 
 
+def test_groups_of_one_condition_are_paired_differently(answers, words, real):
+    pairs = random_pairs(answers([[0]] * 24, np.repeat(range(4), 6), [0] * 24, words), real)
+    assert len({tuple(p) for p in pairs.reshape(4, 6)}) > 1
+    assert (np.sort(pairs.reshape(4, 6), axis=1) == np.arange(6)).all()
+
+
 def test_pairs_are_uniform(answers, words, real):
     drawn = [
         random_pairs(answers([[0]] * 3, vocabulary=words, seed=s), real)[1] for s in range(1200)
@@ -236,7 +244,7 @@ def test_real_cells_are_drawn_by_the_seed_of_the_step(answers, words, real, name
     rng = np.random.default_rng(2)
     rows = [rng.permutation(12)[:6] for _ in range(5)]
     reward = opened({"name": name, "real_cells": 3}, real, words, encoder=Plain())
-    values = [reward(answers(rows, vocabulary=words, seed=seed)) for seed in (1, 1, 2, 3, 4)]
+    values = [reward(answers(rows, vocabulary=words, seed=seed)) for seed in (1, *range(1, 20))]
     np.testing.assert_array_equal(values[0], values[1])
     assert len({v[0] for v in values}) > 1
     measure = {"energy_distance": energy_distance, "scfid": scfid}[name]
@@ -247,10 +255,19 @@ def test_real_cells_are_drawn_by_the_seed_of_the_step(answers, words, real, name
         for a in range(6) for b in range(a) for c in range(b)
     ]  # fmt: skip
     assert all(np.isclose(possible, v[0], rtol=1e-4, atol=1e-5).any() for v in values)
+    # Groups of one condition are compared with different draws.
+    same = reward(answers(rows * 6, np.repeat(range(6), 5), vocabulary=words)).reshape(6, 5)
+    assert len(np.unique(same[:, 0].round(9))) > 1
     every = opened({"name": name, "real_cells": 6}, real, words, encoder=Plain())
     whole = opened({"name": name}, real, words, encoder=Plain())
     rollouts = answers(rows, vocabulary=words)
     np.testing.assert_array_equal(every(rollouts), whole(rollouts))
+
+
+def test_shared_genes_are_a_share_of_the_longer_sentence(words):
+    left = RankedCells.from_columns([[0, 1, 2, 3], [], [5]], words)
+    right = RankedCells.from_columns([[1, 0], [3, 2, 1, 0], []], words)
+    assert shared_genes(left, right).tolist() == [[0.5, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_sentence_diversity_by_hand(answers, words):
@@ -476,3 +493,8 @@ def test_rollouts_that_do_not_fit_together_are_refused(answers, words):
         answers([[0], [1]], vocabulary=words, truth=np.zeros(1, int))
     with pytest.raises(UsageError, match="group 4 asks for 2 conditions"):
         list(answers([[0], [1]], [4, 4], [0, 1], words).groups())
+
+
+def test_a_label_is_right_or_wrong(answers):
+    rollouts = answers(None, texts=["beta ", "alpha", ""], references=["beta", "beta", "beta"])
+    assert form.match(rollouts).tolist() == [1.0, 0.0, 0.0]

@@ -7,6 +7,7 @@ rollouts are drawn from that, so importance ratios, KL and entropy are of that t
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -17,8 +18,8 @@ from torch.nn import functional
 from c2s.constraints.replay import Choices
 from c2s.training.loss import trained_rows
 
-#: Scores that are held at a time; more are made in parts, and again on the way back.
-_HELD = 1 << 26
+#: Scores that are held at a time; a processor's caches want fewer.
+_HELD_CPU, _HELD = 1 << 23, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def constrained_log_probabilities(
     places: Places,
     temperature: float = 1.0,
     cap: float | None = None,
-    held: int = _HELD,
+    held: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log p of each token of answers among what was allowed there, and the entropy of that choice, in nats.
 
@@ -100,7 +101,7 @@ def constrained_log_probabilities(
     cap
         Logits are capped at this (Gemma-2).
     held
-        Scores that are held at a time.
+        Scores that are held at a time; by default what fits the device.
 
     Returns
     -------
@@ -112,18 +113,16 @@ def constrained_log_probabilities(
     there = places.allowed.any(-1)  # an answer has something to choose at each of its places
     rows, at = there.nonzero(as_tuple=True)
     inputs, taken = hidden[rows, at], places.taken[rows, at]
-    part = max(1, held // len(places.tokens))
-    found = []
-    for start in range(0, len(rows), part):
-        piece = slice(start, start + part)
-        given = (
-            inputs[piece], weight, bias, places.allowed[rows[piece], at[piece]], taken[piece], temperature, cap
-        )  # fmt: skip
-        if len(rows) > part and torch.is_grad_enabled():
-            found.append(torch.utils.checkpoint.checkpoint(_choose, *given, use_reentrant=False))
-        else:
-            found.append(_choose(*given))
-    chosen, entropy = (torch.cat(parts) for parts in zip(*found, strict=True))
+    allowed = places.allowed[rows, at]
+    held = held or (_HELD_CPU if hidden.device.type == "cpu" else _HELD)
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        inputs, weight, bias = (
+            inputs.to(dtype),
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
+        )
+    chosen, entropy = _Choice.apply(inputs, weight, bias, allowed, taken, temperature, cap, held)
     zeros = torch.zeros(there.shape, device=hidden.device)
     return zeros.index_put((rows, at), chosen), zeros.index_put((rows, at), entropy)
 
@@ -149,15 +148,81 @@ def head_rows(
     return weight, None if table.bias is None else table.bias[tokens]
 
 
-def _choose(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, allowed: torch.Tensor,
-    taken: torch.Tensor, temperature: float, cap: float | None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return log p of the token that was taken at each place, and the entropy."""
+class _Choice(torch.autograd.Function):
+    """log p of what was taken and the entropy at each place, some places at a time.
+
+    Only the hidden states are kept, and scores are made again on the way back: scores of all places, and what autograd
+    would keep of each operation on them, are many times that.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, allowed: torch.Tensor,
+        taken: torch.Tensor, temperature: float, cap: float | None, held: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        chosen = torch.empty(len(taken), dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(chosen)
+        for part in _parts(len(taken), len(weight), held):
+            scores, _ = _scores(hidden[part], weight, bias, allowed[part], temperature, cap)
+            chosen[part] = scores.gather(1, taken[part, None])[:, 0]
+            entropy[part] = _entropy(scores.exp(), scores)
+        ctx.save_for_backward(hidden, weight, bias, allowed, taken, entropy)
+        ctx.settings = (temperature, cap, held)
+        ctx.set_materialize_grads(False)
+        return chosen, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor | None) -> tuple[Any, ...]:
+        hidden, weight, bias, allowed, taken, entropy = ctx.saved_tensors
+        temperature, cap, held = ctx.settings
+        by_chosen, by_entropy = upstream
+        by_hidden = torch.empty_like(hidden)
+        by_weight = torch.zeros_like(weight, dtype=torch.float32)
+        by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        for part in _parts(len(taken), len(weight), held):
+            scores, slope = _scores(hidden[part], weight, bias, allowed[part], temperature, cap)
+            p = scores.exp()
+            gradient = torch.zeros_like(p)
+            if by_chosen is not None:
+                gradient -= p * by_chosen[part, None]
+                gradient.scatter_add_(1, taken[part, None], by_chosen[part, None])
+            if by_entropy is not None:
+                # d entropy / d score = −p (log p + entropy); a score of −inf has no part in it.
+                known = scores.masked_fill_(~allowed[part], 0.0).add_(entropy[part, None])
+                gradient -= p * known * by_entropy[part, None]
+            gradient = (
+                gradient / temperature if slope is None else gradient * slope / temperature
+            ).to(hidden.dtype)
+            by_hidden[part] = gradient @ weight
+            by_weight += gradient.T @ hidden[part]
+            if by_bias is not None:
+                by_bias += gradient.sum(0)
+        by_bias = None if by_bias is None else by_bias.to(bias.dtype)
+        return by_hidden, by_weight.to(weight.dtype), by_bias, None, None, None, None, None
+
+
+def _parts(n_places: int, n_columns: int, held: int) -> Iterator[slice]:
+    """Yield the places in parts of at most so many scores."""
+    size = max(1, held // max(n_columns, 1))
+    for start in range(0, n_places, size):
+        yield slice(start, start + size)
+
+
+def _scores(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, allowed: torch.Tensor, temperature: float,
+    cap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Return log p of every column, −inf where it is not allowed, and the slope of the cap."""
     logits = functional.linear(hidden, weight, bias).float()
+    slope = None
     if cap is not None:
-        logits = cap * torch.tanh(logits / cap)
-    scores = (logits / temperature).masked_fill(~allowed, -torch.inf).log_softmax(-1)
-    known = scores.masked_fill(~allowed, 0.0)  # 0 · −inf is no number
-    entropy = -(scores.exp() * known).sum(-1)
-    return scores.gather(1, taken[:, None])[:, 0], entropy
+        logits = torch.tanh(logits / cap)
+        slope = 1 - logits**2
+        logits = logits * cap
+    scores = logits.div_(temperature).masked_fill_(~allowed, -torch.inf)
+    return scores.sub_(scores.logsumexp(-1, keepdim=True)), slope
+
+
+def _entropy(p: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row; 0 · −inf counts as 0."""
+    return -(p * scores).nansum(-1)

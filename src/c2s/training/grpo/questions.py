@@ -282,6 +282,9 @@ class Questions:
         """Read answers, as the task reads them. Answers to a question are neighbours."""
         asked = [self.question(n) for n in numbers]
         texts = [self.text(answer) for answer in answers]
+        if not self.task.generates:
+            labels = self.model.known(self.task.target)
+            texts = [self.task.parse_label(text, labels) or text for text in texts]
         none = np.zeros(len(texts), np.int64)
         cells, repeated, unknown = None, none, none
         if self.task.generates:

@@ -41,7 +41,7 @@ from c2s.training.speed import device_name
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from c2s.training.grpo.questions import Questions
+    from c2s.training.grpo.questions import CorpusCells, Questions
     from c2s.training.grpo.trainer import GroupTrainer
     from c2s.training.rewards.base import OpenedReward
     from c2s.training.rewards.space import CellSpace
@@ -71,12 +71,12 @@ class PreparedAlignment:
         """The manifest of the corpus."""
         return read_manifest(self.corpus)
 
-    @cached_property
-    def answers_per_pass(self) -> int:
-        """Answers that a process learns from at a time: the most that divide its share of a step."""
-        share = self.recipe.optimisation.batch_size * self.recipe.policy.group // world_size()
-        most = min(share, self.recipe.policy.answers_per_pass)
-        return next(n for n in range(most, 0, -1) if share % n == 0)
+
+def answers_per_pass(recipe: AlignmentRecipe) -> int:
+    """Return how many answers a process learns from at a time: the most that divide its share of a step."""
+    share = recipe.optimisation.batch_size * recipe.policy.group // world_size()
+    most = min(share, recipe.policy.answers_per_pass)
+    return next(n for n in range(most, 0, -1) if share % n == 0)
 
 
 def check_alignment(recipe: AlignmentRecipe) -> None:
@@ -159,11 +159,14 @@ def plan_alignment(
     InputError, UsageError
         The recipe cannot work; the message names the field.
     """
+    from c2s.training.grpo.questions import read_cells
+
     check_alignment(recipe)
     with tempfile.TemporaryDirectory(prefix="c2s-align-") as work:
         run = prepare_alignment(recipe, folder, Path(work), on_stage)
         model = load_model(run.base, device="cpu")
-        questions, rewards, _ = _asked(run, model)
+        train = read_cells(run.corpus, "train", model.vocabulary, recipe.seed)
+        questions, rewards, _ = _asked(recipe, model, train, folder)
     return {
         "stage": recipe.stage,
         "base": recipe.base.model,
@@ -172,7 +175,7 @@ def plan_alignment(
         "conditions": len(questions.real.conditions),
         "steps": _steps(recipe, questions),
         "answers_a_step": recipe.optimisation.batch_size * recipe.policy.group,
-        "answers_a_pass": run.answers_per_pass,
+        "answers_a_pass": answers_per_pass(recipe),
         "tokens_an_answer": questions.constraint.max_tokens,
         "parameters": model.n_parameters,
         "rewards": {reward.name: reward.weight for reward in rewards},
@@ -212,6 +215,8 @@ def _align(
     run: PreparedAlignment, out: Path, resume: bool, device: str | None, on_stage: OnStage
 ) -> dict[str, Any]:
     """Take the steps of a run that are left, and write what it leaves."""
+    from c2s.training.grpo.questions import read_cells
+
     recipe = run.recipe
     model = load_model(run.base, device="cpu", dtype=recipe.base.dtype or "float32")
     model.card = model.card.model_copy(
@@ -222,7 +227,13 @@ def _align(
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
     with quiet_transformers():
-        trainer = _trainer(run, model, out, device)
+        train, held_out = (
+            read_cells(run.corpus, split, model.vocabulary, recipe.seed)
+            for split in ("train", "val")
+        )
+        trainer = open_trainer(
+            recipe, model, train, held_out, out / "checkpoints", folder=run.folder, device=device
+        )
         left = trainer.resume_from(last)
         trainer.remove_callback(PrinterCallback)
         if trainer.args.should_save:
@@ -257,21 +268,44 @@ class _Measuring(TrainerCallback):
             self.trainer.evaluate()
 
 
-def _trainer(run: PreparedAlignment, model: Model, out: Path, device: str | None) -> GroupTrainer:
-    """Return the trainer of a run, with its questions, rewards and measures."""
+def open_trainer(
+    recipe: AlignmentRecipe,
+    model: Model,
+    train: CorpusCells,
+    held_out: CorpusCells,
+    out: Path,
+    *,
+    folder: Path = Path(),
+    device: str | None = None,
+) -> GroupTrainer:
+    """Return the trainer of a recipe on given cells, with its questions, rewards and measures.
+
+    Parameters
+    ----------
+    recipe
+        What is asked, rewarded and learned; `base` and `data` are not looked at.
+    model
+        What is trained.
+    train, held_out
+        Cells that are asked about and compared with, and cells that measures are taken on meanwhile.
+    out
+        Gets the checkpoints.
+    folder
+        Where relative paths of rewards begin.
+    device
+        "cpu" keeps off a GPU.
+    """
     from c2s.training.grpo.held_out import HeldOut
-    from c2s.training.grpo.questions import read_cells
     from c2s.training.grpo.trainer import GroupTrainer
     from c2s.training.rewards.watch import watch
 
-    recipe, policy = run.recipe, run.recipe.policy
-    questions, rewards, space = _asked(run, model)
-    held_out = read_cells(run.corpus, "val", model.vocabulary, recipe.seed)
+    policy = recipe.policy
+    questions, rewards, space = _asked(recipe, model, train, folder)
     n_steps = _steps(recipe, questions)
     n_questions = -(-n_steps // policy.iterations) * recipe.optimisation.batch_size
     return GroupTrainer(
         model,
-        _arguments(run, n_steps, out / "checkpoints", device, questions),
+        _arguments(recipe, n_steps, out, device, questions),
         questions,
         rewards,
         n_questions,
@@ -283,25 +317,17 @@ def _trainer(run: PreparedAlignment, model: Model, out: Path, device: str | None
 
 
 def _asked(
-    run: PreparedAlignment, model: Model
+    recipe: AlignmentRecipe, model: Model, cells: CorpusCells, folder: Path
 ) -> tuple[Questions, list[OpenedReward], CellSpace | None]:
     """Return the questions of a run, its rewards, and the space that they and other measures share."""
-    from c2s.training.grpo.questions import Questions, read_cells
+    from c2s.training.grpo.questions import Questions
     from c2s.training.rewards.opening import open_rewards, open_space
 
-    recipe = run.recipe
-    cells = read_cells(run.corpus, "train", model.vocabulary, recipe.seed)
     questions = Questions(model, recipe.policy, cells, recipe.seed)
     inverse = model.inverse if model.card.inverse else None
     space = None if inverse is None else open_space(None, questions.real, inverse, seed=recipe.seed)
     rewards = open_rewards(
-        recipe.rewards,
-        questions.real,
-        inverse,
-        model.vocabulary,
-        space,
-        recipe.seed,
-        folder=run.folder,
+        recipe.rewards, questions.real, inverse, model.vocabulary, space, recipe.seed, folder=folder
     )
     return questions, rewards, space
 
@@ -316,14 +342,13 @@ def _steps(recipe: AlignmentRecipe, questions: Any) -> int:
 
 
 def _arguments(
-    run: PreparedAlignment, n_steps: int, out: Path, device: str | None, questions: Any
+    recipe: AlignmentRecipe, n_steps: int, out: Path, device: str | None, questions: Questions
 ) -> Any:
     """Return what TRL is told of a recipe."""
     from trl import GRPOConfig
 
-    recipe, policy = run.recipe, run.recipe.policy
-    n_answers = recipe.optimisation.batch_size * policy.group
-    passes = n_answers // world_size() // run.answers_per_pass
+    policy, at_a_time = recipe.policy, answers_per_pass(recipe)
+    passes = recipe.optimisation.batch_size * policy.group // world_size() // at_a_time
     return GRPOConfig(
         **optimiser_arguments(recipe.optimisation, n_steps, device),
         output_dir=str(out),
@@ -332,7 +357,7 @@ def _arguments(
         logging_steps=1,
         ignore_data_skip=False,  # which questions are asked depends on the step
         report_to=list(recipe.trackers),
-        per_device_train_batch_size=run.answers_per_pass,
+        per_device_train_batch_size=at_a_time,
         gradient_accumulation_steps=passes,
         steps_per_generation=passes,
         num_generations=policy.group,

@@ -1,6 +1,7 @@
-"""Rewards of the form of an answer: is it a cell, of the right length, without repetitions and unknown words.
+"""Rewards of the form of an answer: is it a cell, of the right length, without repetitions and unknown words; or is it,
+letter by letter, the true text.
 
-All are NaN where no genes were asked for.
+All but the last are NaN where no genes were asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ def repetition(rollouts: Rollouts) -> np.ndarray:
 def unknown_genes(rollouts: Rollouts) -> np.ndarray:
     """Return minus the share of words that are no gene; 0 without words. float64, shape (n,)."""
     return _where_asked(-rollouts.unknown / np.maximum(_words(rollouts), 1), rollouts)
+
+
+def match(rollouts: Rollouts) -> np.ndarray:
+    """Return 1 for an answer that is the true text, else 0; NaN for tasks of cells. float64, shape (n,)."""
+    if rollouts.references is None:
+        return np.full(len(rollouts), np.nan)
+    pairs = zip(rollouts.texts, rollouts.references, strict=True)
+    return np.array([float(text.strip() == true.strip()) for text, true in pairs])
 
 
 def _words(rollouts: Rollouts) -> np.ndarray:

@@ -50,6 +50,7 @@ _FORMS: dict[str, Reward] = {
     "length": form.length,
     "repetition": form.repetition,
     "unknown_genes": form.unknown_genes,
+    "match": form.match,
 }
 
 

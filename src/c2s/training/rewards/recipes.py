@@ -21,7 +21,7 @@ class RewardRecipe(Config):
     weight: float = Field(
         1.0,
         allow_inf_nan=False,
-        description="By which the reward is multiplied before rewards are added.",
+        description="By which the reward is multiplied before rewards are added; 0 measures it only.",
     )
 
     @property
@@ -184,3 +184,11 @@ class UnknownGenes(RewardRecipe):
     """Minus the share of words that are no gene."""
 
     name: Literal["unknown_genes"] = Field("unknown_genes", description="This reward.")
+
+
+class Match(RewardRecipe):
+    """1 for an answer that is the true label, else 0."""
+
+    reads: ClassVar[Reads] = "texts"
+
+    name: Literal["match"] = Field("match", description="This reward.")

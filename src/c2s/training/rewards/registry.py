@@ -15,6 +15,7 @@ from c2s.training.rewards.recipes import (
     EnergyDistance,
     KendallTau,
     Length,
+    Match,
     NegativeMSE,
     Repetition,
     RewardRecipe,
@@ -33,6 +34,7 @@ REWARDS: dict[str, type[RewardRecipe]] = {
     "length": Length,
     "repetition": Repetition,
     "unknown_genes": UnknownGenes,
+    "match": Match,
     "diversity": Diversity,
 }
 """The recipe of every reward, by name."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from c2s.cells.ranked import RankedCells
-from c2s.common.errors import UsageError
 from c2s.metrics import energy_distance, scfid
 from c2s.training.rewards.base import RealCells, Rollouts
 from c2s.training.rewards.form import validity
@@ -26,7 +25,8 @@ def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -
     real
         Real cells; None for tasks without cells, or where there are none.
     space
-        As `open_space` gives it; give the one that rewards use, so that cells are placed once.
+        As `open_space` gives it; give the one that rewards use, so that cells are placed once. None where there is no
+        line from rank to expression: cells are not compared with real ones then.
 
     Returns
     -------
@@ -44,11 +44,6 @@ def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -
         - ``nearest_overlap``: mean share of genes that an answer has in common with the nearest real cell of its
           condition; ``nearest_overlap_real``: the same of real cells with other real cells. Far above it, cells are
           copied.
-
-    Raises
-    ------
-    UsageError
-        There are cells and real cells, and no space.
     """
     cells = rollouts.cells
     if cells is None:
@@ -60,9 +55,7 @@ def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -
         "valid": float(validity(rollouts).mean()) if len(cells) else np.nan,
         "genes": float(cells.lengths.mean()) if len(cells) else np.nan,
     }
-    if real is not None:
-        if space is None:
-            raise UsageError("watch: cells are compared with real cells in a space; give one")
+    if real is not None and space is not None:
         found |= _beside_real(rollouts, cells, real, space)
     return _finite(found)
 
