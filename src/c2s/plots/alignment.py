@@ -34,7 +34,7 @@ _POLICY = {
     "kl": "KL from the model before (nats a token)",
     "entropy": "Entropy of the choices (nats)",
     "completions/mean_length": "Tokens an answer",
-    "frac_reward_zero_std": "Share of groups of equal reward",
+    "frac_reward_zero_std": "Share of answers whose group has equal rewards",
 }
 #: Lines through training steps are means of a fortieth of them.
 _SMOOTHED = 40

@@ -52,7 +52,7 @@ def page(facts: Mapping[str, Any], recipe: Mapping[str, Any], log: Log) -> dict[
     return {
         "title": f"Alignment on {str(facts['task']).replace('_', ' ')}",
         "lead": _lead(facts, recipe),
-        "signs": signs_of_hacking(before, after, log),
+        "signs": signs_of_hacking(before, after, log, facts["rewards"]),
         "rewards": _rewards(recipe),
         "only_rewarded": _only_rewarded(facts, log),
         "measures": [_row(n, before, after, n in paid) for n in measures(facts, log)],
@@ -78,10 +78,11 @@ def measures(facts: Mapping[str, Any], log: Log) -> list[str]:
 
 def _lead(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     policy, settings = recipe["policy"], recipe["optimisation"]
-    paid = names([str(name).replace("_", " ") for name in facts["rewards"]])
+    paid = [str(n).replace("_", " ") for n, weight in facts["rewards"].items() if weight]
     return (
         f"{_name(facts['base'])} was trained for {count(facts['steps'])} steps of {count(settings['batch_size'])} "
-        f"prompts with {count(policy['group'])} answers each, in {duration(facts['seconds'])}. Rewarded: {paid}. "
+        f"prompts with {count(policy['group'])} answers each, in {duration(facts['seconds'])}. "
+        f"Rewarded: {names(paid) if paid else 'nothing'}. "
         "A reward is not what is wanted, only what can be computed: what was not rewarded stands beside it."
     )
 
@@ -98,7 +99,7 @@ def _rewards(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
         shown = "; ".join(f"{name}: {_plain(value)}" for name, value in fields.items())
         rows.append({
             "name": str(reward["name"]).replace("_", " "),
-            "weight": number(reward["weight"]),
+            "weight": number(reward["weight"]) if reward["weight"] else "0, measured only",
             "fields": shown or DASH,
         })  # fmt: skip
     return rows
@@ -107,7 +108,9 @@ def _rewards(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
 def _only_rewarded(facts: Mapping[str, Any], log: Log) -> str:
     """Say which rewards nothing was measured of on held-out cells."""
     alone = [
-        n.replace("_", " ") for n in facts["rewards"] if not measures_of([n]) & set(facts["after"])
+        n.replace("_", " ")
+        for n in facts["rewards"]
+        if not measures_of({n: 1.0}) & set(facts["after"])
     ]
     if not alone or not series(log, "reward")[0]:
         return ""

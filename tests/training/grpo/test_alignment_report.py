@@ -113,7 +113,11 @@ def test_signs_are_kept_shown_and_told(run):
     facts, _, log = left(folder)
     # A step size of this kind forgets a task in four steps.
     assert any(sign.startswith("accuracy of cell_type fell") for sign in facts["signs"])
-    assert facts["signs"] == told == signs_of_hacking(facts["before"], facts["after"], log)
+    assert (
+        facts["signs"]
+        == told
+        == signs_of_hacking(facts["before"], facts["after"], log, facts["rewards"])
+    )
     page = Page((folder / "report.html").read_text())
     for sign in facts["signs"]:
         assert sign in page.words

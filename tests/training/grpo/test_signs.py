@@ -82,6 +82,12 @@ def test_a_distance_that_was_rewarded_is_not_held_against_the_reward(paid):
     assert len(signs_of_hacking(BEFORE, worse, rising("energy_distance"))) == 1
 
 
+def test_a_reward_of_weight_0_is_only_measured():
+    worse, log = {**BEFORE, "scfid": 6.0}, rising("scfid")
+    assert signs_of_hacking(BEFORE, worse, log, {"scfid": 1.0, "validity": 0.0}) == []
+    assert len(signs_of_hacking(BEFORE, worse, log, {"scfid": 0.0, "validity": 1.0})) == 1
+
+
 def test_a_distance_that_rose_with_a_falling_reward_is_no_gaming():
     falling = [{**r, "reward": -r["reward"]} for r in rising()]
     assert signs_of_hacking(BEFORE, {**BEFORE, "scfid": 6.0}, falling) == []
@@ -118,7 +124,7 @@ def test_names_of_rewards():
         {"step": 1, "rewards/validity/mean": 1, "rewards/validity/std": 0},
     ]
     assert rewarded(log) == ["validity"]
-    assert measures_of(["validity", "energy_distance_2", "diversity"]) == {"valid", "energy_distance", "diversity"}  # fmt: skip
+    assert measures_of({"validity": 1, "energy_distance_2": 0.1, "diversity": -1, "scfid": 0}) == {"valid", "energy_distance", "diversity"}  # fmt: skip
 
 
 def test_shares_of_time_by_hand():

@@ -387,12 +387,13 @@ def _finish(
     numbers = [
         {k.removeprefix("eval_"): v for k, v in h.items() if k.startswith("eval_")} for h in history
     ]
+    weights = {r.name: r.weight for r in trainer.rewards}
     before, after = (numbers[0], numbers[-1]) if numbers else ({}, {})
     facts: dict[str, Any] = {
         "stage": recipe.stage,
         "base": recipe.base.model,
         "task": recipe.policy.task,
-        "rewards": {r.name: r.weight for r in trainer.rewards},
+        "rewards": weights,
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
@@ -401,7 +402,7 @@ def _finish(
         "device": device_name(trainer.args.device),
         "before": before,
         "after": after,
-        "signs": signs_of_hacking(before, after, trainer.state.log_history),
+        "signs": signs_of_hacking(before, after, trainer.state.log_history, weights),
         "corpus": run.manifest["digest"],
         "seed": recipe.seed,
         "processes": trainer.args.world_size,

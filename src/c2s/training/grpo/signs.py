@@ -7,7 +7,7 @@ look, and no proof: measures of a run are one draw of cells each, without interv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 #: Diversity below this share of what it was, or of that of real cells where it was more: real cells of a condition
@@ -43,7 +43,10 @@ Log = Sequence[Mapping[str, Any]]
 
 
 def signs_of_hacking(
-    before: Mapping[str, float | None], after: Mapping[str, float | None], log: Log
+    before: Mapping[str, float | None],
+    after: Mapping[str, float | None],
+    log: Log,
+    rewards: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Look for signs that a policy games its reward.
 
@@ -53,6 +56,8 @@ def signs_of_hacking(
         Measures of held-out cells by name, of `run.json`; what is missing or no number is not looked at.
     log
         Records of `log.jsonl`.
+    rewards
+        Weights of rewards by name; one of weight 0 is only measured. By default all that the log has were rewarded.
 
     Returns
     -------
@@ -73,7 +78,13 @@ def signs_of_hacking(
         if _number(before.get(name)) is not None and _number(after.get(name)) is not None
     }
     known: dict[str, tuple[float, float]] = pairs  # type: ignore[assignment]  # both are numbers here
-    return [*_of_cells(known), *_of_distances(known, log), *_of_tasks(known), *_of_policy(log)]
+    paid = measures_of(dict.fromkeys(rewarded(log), 1.0) if rewards is None else rewards)
+    return [
+        *_of_cells(known),
+        *_of_distances(known, log, paid),
+        *_of_tasks(known),
+        *_of_policy(log),
+    ]
 
 
 def rewarded(log: Log) -> list[str]:
@@ -84,15 +95,16 @@ def rewarded(log: Log) -> list[str]:
     return list(dict.fromkeys(name.split("/")[1] for name in names))
 
 
-def measures_of(rewards: Iterable[str]) -> set[str]:
-    """Return the measures that rewards pay for, by the names that a run has rewards under.
+def measures_of(rewards: Mapping[str, float]) -> set[str]:
+    """Return the measures that rewards pay for, by weights under the names that a run has rewards under.
 
     Examples
     --------
-    >>> sorted(measures_of(["scfid_2", "validity", "kendall_tau"]))
-    ['kendall_tau', 'scfid', 'valid']
+    >>> sorted(measures_of({"scfid_2": 1.0, "validity": 0.5, "energy_distance": 0.0}))
+    ['scfid', 'valid']
     """
-    plain = (name.rstrip("_0123456789") for name in rewards)  # the second of a name is name_2
+    # The second of a name is name_2; one of weight 0 is only measured.
+    plain = (name.rstrip("_0123456789") for name, weight in rewards.items() if weight)
     return {_MEASURE_OF.get(name, name) for name in plain}
 
 
@@ -167,12 +179,13 @@ def _of_cells(pairs: Mapping[str, tuple[float, float]]) -> Iterator[str]:
         )
 
 
-def _of_distances(pairs: Mapping[str, tuple[float, float]], log: Log) -> Iterator[str]:
+def _of_distances(
+    pairs: Mapping[str, tuple[float, float]], log: Log, paid: set[str]
+) -> Iterator[str]:
     """Yield distances that were not rewarded and got worse while the reward rose."""
     first, last = _ends(log, "reward")
     if first is None or last is None or last <= first:
         return
-    paid = measures_of(rewarded(log))
     for name, title in _DISTANCES.items():
         if name in pairs and name not in paid:
             was, now = pairs[name]
