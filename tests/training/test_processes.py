@@ -2,15 +2,12 @@
 
 import copy
 import json
-import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,105 +24,12 @@ from c2s.corpus.recipe import CorpusRecipe
 from c2s.corpus.redrawn import RedrawnCorpus
 from c2s.models.directory import Model
 from c2s.training.data import RedrawnStream
-from c2s.training.launch import configuration, configurations, launch
+from c2s.training.launch import configurations, launch
 from c2s.training.loop import COMPLETE, complete_checkpoints
 from c2s.training.processes import check_sharding, only_run
 from c2s.training.recipe import TrainingRecipe
 from c2s.training.run import run_recipe
 from c2s.training.samples import CorpusStream
-
-#: What a process of a run does: `c2s`, with what it says in a file.
-COMMAND = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-with open(errors, "w") as handle:
-    os.dup2(handle.fileno(), 1)
-    os.dup2(handle.fileno(), 2)
-os.environ.update(environment)
-sys.argv = ["c2s", *arguments]
-from c2s.cli.main import main
-main()
-"""
-
-
-@dataclass
-class Run:
-    """A started command."""
-
-    processes: list
-    errors: list
-
-    def said(self):
-        """What each has said."""
-        return [e.read_text() if e.is_file() else "" for e in self.errors]
-
-    def join(self, limit=60):
-        """Wait until all are gone; return exit codes and what they said."""
-        until = time.monotonic() + limit
-        for process in self.processes:
-            process.join(max(0.0, until - time.monotonic()))
-            assert process.exitcode is not None, "does not end"
-        return [p.exitcode for p in self.processes], self.said()
-
-    def kill(self):
-        """End all at once, without a last word."""
-        for process in self.processes:
-            process.kill()
-        self.join()
-
-    def kill_when(self, seen, *, training=True, limit=60):
-        """Kill as soon as something is seen, or fail."""
-        until = time.monotonic() + limit
-        # What an earlier run left is gone when training begins.
-        while not (("Training" in self.said()[0] or not training) and seen()):
-            assert time.monotonic() < until, "was not seen"
-            assert any(p.exitcode is None for p in self.processes), self.said()
-            time.sleep(0.001)
-        self.kill()
-
-    def finish(self):
-        """Wait for the end, which must be a good one."""
-        codes, said = self.join()
-        assert set(codes) == {0}, said
-        return said
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Return a function that starts `c2s` on some processes.
-
-    They come from a fork server that has the libraries loaded: seconds less each than a fresh interpreter.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["c2s.training.run", "c2s.cli.main", "c2s.cli.train"])
-    folder = tmp_path_factory.mktemp("said")
-    count = 0
-
-    def start(*arguments, world=1, **environment):
-        nonlocal count
-        ranks = [{}]
-        if world > 1:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            shared = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            ranks = [{**shared, "RANK": r, "LOCAL_RANK": r} for r in range(world)]
-        started, errors = [], []
-        for own in ranks:
-            errors.append(folder / f"{count}.txt")
-            count += 1
-            every = {**{k: str(v) for k, v in own.items()}, "OMP_NUM_THREADS": "1", **environment}
-            given = {
-                "arguments": [str(a) for a in arguments],
-                "environment": every,
-                "errors": errors[-1],
-            }
-            process = context.Process(target=exec, args=(COMMAND, given))
-            process.start()
-            started.append(process)
-        return Run(started, errors)
-
-    return start
 
 
 @pytest.fixture(scope="module")
@@ -139,21 +43,6 @@ def whole(runs, start):
         return out
 
     return whole
-
-
-def environment(config, *options):
-    """What accelerate's launcher tells processes of a configuration."""
-    from accelerate.commands import launch as accelerate_launch
-    from accelerate.utils.launch import prepare_multi_gpu_env
-
-    parser = accelerate_launch.launch_command_parser()
-    arguments = parser.parse_args(
-        ["--config_file", str(configuration(config)), "--num_processes", "2", "--main_process_port", "0",
-         *options, "x.py"]
-    )  # fmt: skip
-    arguments, _, _ = accelerate_launch._validate_launch_command(arguments)
-    told = prepare_multi_gpu_env(arguments)
-    return {k: v for k, v in told.items() if k.startswith(("ACCELERATE", "FSDP"))}
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +162,7 @@ class TestSeveralProcesses:
         ("name", "config"),
         [("plain", "ddp-cpu-2"), ("plain", "fsdp2-cpu-2"), ("tied", "fsdp2-gpus")],
     )
-    def test_two_are_as_one(self, name, config, runs, start, whole):
+    def test_two_are_as_one(self, name, config, runs, start, whole, environment):
         out = runs / f"{name}-{config}"
         run = start(
             "train", runs / f"{name}.yaml", "-o", out, "--device", "cpu", world=2, **environment(config)
@@ -290,7 +179,7 @@ class TestSeveralProcesses:
         assert facts[0]["best_step"] == facts[1]["best_step"]
         assert facts[0]["tokens"] == facts[1]["tokens"]
 
-    def test_a_run_changes_between_one_process_and_two(self, runs, start, whole):
+    def test_a_run_changes_between_one_process_and_two(self, runs, start, whole, environment):
         out = runs / "changing"
         command = ("train", runs / "plain.yaml", "-o", out, "--device", "cpu")
 
@@ -315,7 +204,7 @@ class TestSeveralProcesses:
             "c2s: optimisation.batch_size = 9 cannot be shared out evenly to 2 processes; give a multiple of it"
         ]
 
-    def test_what_cannot_work_is_refused(self, monkeypatch, tmp_path):
+    def test_what_cannot_work_is_refused(self, monkeypatch, environment):
         check_sharding("muon")
         monkeypatch.setenv("WORLD_SIZE", "2")
         for name, value in environment("fsdp2-gpus").items():
@@ -330,7 +219,7 @@ class TestSeveralProcesses:
         with pytest.raises(UsageError, match="DeepSpeed"):
             check_sharding("adamw")
 
-    def test_configurations(self, monkeypatch, tmp_path):
+    def test_configurations(self, monkeypatch, tmp_path, environment):
         assert {"ddp-cpu-2", "ddp-gpus", "fsdp2-gpus", "fsdp2-nodes"} <= set(configurations())
         for name in configurations():
             nodes = "--num_machines 2 --machine_rank 0 --main_process_ip 127.0.0.1".split()
@@ -408,7 +297,7 @@ class TestStopped:
         assert_same(out, whole("dropping"))
         assert not cut_checkpoints(out)
 
-    def test_a_corpus_half_drawn_is_drawn_to_its_end(self, runs, start, whole):
+    def test_a_corpus_half_drawn_is_drawn_to_its_end(self, runs, start, whole, environment):
         out = runs / "drawing"
         command = ("train", runs / "redrawn.yaml", "-o", out, "--device", "cpu")
         start(*command).kill_when(lambda: list(out.glob("data/epoch-00000/*")), training=False)

@@ -87,7 +87,8 @@ def choices_of(constraint: Constraint, answers: Sequence[np.ndarray]) -> Choices
     if isinstance(constraint, GeneSentence):
         return _of_sentences(constraint, answers, longest)
     steps = [_walk(constraint, answer) for answer in answers]
-    every = [tokens for answer in steps for tokens in answer]
+    # Each once: in free text the same array, as long as the vocabulary, stands at every place.
+    every = list({id(tokens): tokens for answer in steps for tokens in answer}.values())
     tokens = np.unique(np.concatenate(every)) if every else np.empty(0, np.int64)
     allowed = np.zeros((len(answers), longest, len(tokens)), np.bool_)
     taken = np.zeros((len(answers), longest), np.int64)

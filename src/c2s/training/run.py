@@ -142,7 +142,7 @@ class RunLog(TrainerCallback):
     Parameters
     ----------
     path
-        The file; lines behind the step that a run goes on from are dropped.
+        The file; lines behind the step that a run goes on from are dropped, and all where it begins anew.
     progress
         Told of each finished step.
     first
@@ -159,7 +159,7 @@ class RunLog(TrainerCallback):
         self.first_flops = 0.0
         self.started = time.perf_counter()
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if _step(line) <= first]
+        kept = [line for line in lines if first and _step(line) <= first]
         with atomic_file(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
 

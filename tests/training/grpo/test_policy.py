@@ -42,20 +42,6 @@ def every_answer(constraint):
     return found
 
 
-def by_hand(network, prompt, answer, constraint, temperature):
-    """Return log p of each token of an answer and the entropy, from whole logits, a token at a time."""
-    state, ids, chosen, entropy = constraint.start(), list(prompt), [], []
-    for token in answer:
-        logits = network(torch.tensor([ids])).logits[0, -1] / temperature
-        allowed = state.allowed().tolist()
-        p = torch.softmax(logits[allowed], 0)
-        chosen.append(p[allowed.index(token)].log())
-        entropy.append(-(p * p.log()).sum())
-        state.advance(token)
-        ids.append(token)
-    return torch.stack(chosen), torch.stack(entropy)
-
-
 def ask(network, prompts, answers, constraint):
     """Return what the policy head gives, prompts padded on the left and answers on the right."""
     longest, most = max(map(len, prompts)), max(map(len, answers))
@@ -72,7 +58,7 @@ def ask(network, prompts, answers, constraint):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_probabilities_are_those_by_hand_and_of_all_answers_add_up_to_one(
-    architecture, tokenizer, sentence, make_network
+    architecture, tokenizer, sentence, make_network, by_hand
 ):
     network = make_network(architecture, tokenizer)
     plain = copy.deepcopy(network)
@@ -98,7 +84,7 @@ def test_probabilities_are_those_by_hand_and_of_all_answers_add_up_to_one(
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2"])
-def test_gradients_are_those_by_hand(architecture, tokenizer, sentence, make_network):
+def test_gradients_are_those_by_hand(architecture, tokenizer, sentence, make_network, by_hand):
     network = make_network(architecture, tokenizer)
     plain = copy.deepcopy(network)
     add_policy_head(network, 1.0)

@@ -47,6 +47,11 @@ class PolicyRecipe(Config):
         ge=0,
         description="What the divergence from the model that training starts from weighs (k3).",
     )
+    divergence: Literal["k3", "weighted"] = Field(
+        "k3",
+        description="'k3' is that of SPEC §7.1; 'weighted' multiplies it by the importance ratio, whose gradient is "
+        "that of the reverse KL divergence (DeepSeek-V3.2, arXiv:2512.02556; TRL's default).",
+    )
     epsilon: float = Field(
         0.2, gt=0, description="How far the importance ratio may go below 1 (clip)."
     )
@@ -60,7 +65,7 @@ class PolicyRecipe(Config):
     loss: Loss = Field(
         "grpo",
         description="'grpo' means over the tokens of an answer and then over answers, as published first; others are "
-        "those of TRL by their names.",
+        "those of TRL by their names. 'bnpo' means over the tokens of a pass, so that answers_per_pass matters to it.",
     )
     scale: Literal["group", "batch", "none"] = Field(
         "group", description="Whose standard deviation the advantages are divided by."
@@ -69,7 +74,9 @@ class PolicyRecipe(Config):
         "token", description="What the importance ratio is of; 'sequence' is GSPO."
     )
     entropy: float = Field(
-        0.0, ge=0, description="What the entropy of the choices weighs, as a bonus."
+        0.0,
+        ge=0,
+        description="What the entropy of the choices weighs, as a bonus: a mean over the tokens of each pass.",
     )
     constrained: bool = Field(
         True,

@@ -1,4 +1,24 @@
-"""A run of alignment: from a recipe to a model directory, resumable at every checkpoint."""
+"""A run of alignment: from a recipe to a model directory, resumable at every checkpoint.
+
+A run leaves what a training run leaves. A line of its `log.jsonl` is a step, or a measurement behind it or before the
+first. Beside what `RunLog` and the Trainer write, a step has these numbers; at `policy.iterations` above 1, those of
+the drawing of answers stand at the steps that drew some.
+
+- `loss`, `grad_norm` before clipping, `learning_rate`
+- `reward`, `reward_std`: the weighted sum of the rewards, its mean and standard deviation over the answers
+- `rewards/NAME/mean`, `rewards/NAME/std`: of one reward, unweighted
+- `frac_reward_zero_std`: share of answers whose group was rewarded alike, from which nothing is learned
+- `kl`: divergence from the model that training began with, a mean over tokens, in nats
+- `entropy`: of the choice of a token among what was allowed, a mean over tokens, in nats
+- `clip_ratio/low_mean`, `high_mean`, `region_mean`: share of tokens whose importance ratio was clipped
+- `completions/mean_length`, `min_length`, `max_length`: tokens of an answer
+- `num_tokens`: of prompts and answers since the run began; `tokens` are those of answers since this process began
+- `watch/NAME`: of the answers of this step beside training cells, rewarded or not (`rewards.watch`)
+- `time/rollout`, `time/reward`, `time/watch`: seconds of drawing, rewarding and watching; `time/drawn`: of all of that
+  with the log-probabilities of the old policy and the reference; `step_time`: of the whole step
+- `eval_NAME`, at a measurement: of cells generated for the conditions of validation cells; `eval_accuracy_TASK`: of
+  labels of validation cells
+"""
 
 from __future__ import annotations
 
@@ -17,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from c2s.common.errors import UsageError, listing, missing_extra
+from c2s.common.errors import InputError, UsageError, listing, missing_extra
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
 from c2s.common.transformers_log import quiet_transformers
@@ -29,7 +49,7 @@ from c2s.models.places import resolve_folder
 from c2s.training.base import base_config, base_folder, check_lora, with_adapter
 from c2s.training.card import licence_of, write_card
 from c2s.training.grpo.card import alignment_card
-from c2s.training.grpo.recipe import AlignmentRecipe
+from c2s.training.grpo.recipe import AlignmentRecipe, PolicyRecipe
 from c2s.training.grpo.signs import signs_of_hacking
 from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
@@ -111,7 +131,10 @@ def prepare_alignment(
     InputError, UsageError
         Something is missing or does not go together; the message names the field.
     """
-    base = resolve_folder(str(base_folder(recipe.base, folder)))
+    try:
+        base = resolve_folder(str(base_folder(recipe.base, folder)))
+    except InputError as error:
+        raise InputError(f"base.model: {error}") from error
     if not (Path(base) / C2S_JSON).is_file():
         raise UsageError(
             f"base.model = {recipe.base.model}: is no model directory of ours; alignment begins with a fine-tuned "
@@ -215,25 +238,11 @@ def _align(
     run: PreparedAlignment, out: Path, resume: bool, device: str | None, on_stage: OnStage
 ) -> dict[str, Any]:
     """Take the steps of a run that are left, and write what it leaves."""
-    from c2s.training.grpo.questions import read_cells
-
     recipe = run.recipe
-    model = load_model(run.base, device="cpu", dtype=recipe.base.dtype or "float32")
-    model.card = model.card.model_copy(
-        update={"generation": {"temperature": recipe.policy.temperature, "top_p": 1.0}}
-    )
-    if recipe.lora is not None:
-        model = with_adapter(model, recipe.lora, [], recipe.seed)
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
     with quiet_transformers():
-        train, held_out = (
-            read_cells(run.corpus, split, model.vocabulary, recipe.seed)
-            for split in ("train", "val")
-        )
-        trainer = open_trainer(
-            recipe, model, train, held_out, out / "checkpoints", folder=run.folder, device=device
-        )
+        model, trainer = open_alignment(run, out, device)
         left = trainer.resume_from(last)
         trainer.remove_callback(PrinterCallback)
         if trainer.args.should_save:
@@ -250,7 +259,10 @@ def _align(
 
 
 class _Measuring(TrainerCallback):
-    """Has the trainer measure before the first step, every so many steps, and at the end."""
+    """Has the trainer measure before the first step, every so many steps, and at the end.
+
+    After a step the Trainer does so itself, behind the line of the step and before its checkpoint.
+    """
 
     def __init__(self, trainer: GroupTrainer, every: int) -> None:
         self.trainer, self.every = trainer, every
@@ -265,7 +277,45 @@ class _Measuring(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.global_step % self.every == 0 or state.global_step == args.max_steps:
-            self.trainer.evaluate()
+            control.should_evaluate = True
+
+
+def open_alignment(
+    run: PreparedAlignment, out: Path, device: str | None
+) -> tuple[Model, GroupTrainer]:
+    """Return the model that a run trains, and its trainer with questions, rewards and measures.
+
+    Parameters
+    ----------
+    run
+        What was checked.
+    out
+        Gets `checkpoints/`.
+    device
+        "cpu" keeps off a GPU; by default the best there is.
+
+    Raises
+    ------
+    UsageError
+        The task, a reward or the space of the metrics cannot be had with this model and these cells.
+    """
+    from c2s.training.grpo.questions import read_cells
+
+    recipe = run.recipe
+    model = load_model(run.base, device="cpu", dtype=recipe.base.dtype or "float32")
+    model.card = model.card.model_copy(
+        update={"generation": {"temperature": recipe.policy.temperature, "top_p": 1.0}}
+    )
+    if recipe.lora is not None:
+        model = with_adapter(model, recipe.lora, [], recipe.seed)
+    train, held_out = (
+        read_cells(run.corpus, split, model.vocabulary, recipe.seed) for split in ("train", "val")
+    )
+    checkpoints = out / "checkpoints"
+    trainer = open_trainer(
+        recipe, model, train, held_out, checkpoints, folder=run.folder, device=device
+    )
+    return model, trainer
 
 
 def open_trainer(
@@ -294,6 +344,11 @@ def open_trainer(
         Where relative paths of rewards begin.
     device
         "cpu" keeps off a GPU.
+
+    Raises
+    ------
+    UsageError
+        The task, a reward or the space of the metrics cannot be had with this model and these cells.
     """
     from c2s.training.grpo.held_out import HeldOut
     from c2s.training.grpo.trainer import GroupTrainer
@@ -365,8 +420,9 @@ def _arguments(
         max_completion_length=questions.constraint.max_tokens,
         temperature=policy.temperature,
         beta=policy.beta,
+        use_bias_correction_kl=policy.divergence == "weighted",
         epsilon=policy.epsilon,
-        epsilon_high=policy.epsilon_high,
+        epsilon_high=_highest(policy),
         loss_type=policy.loss,
         scale_rewards=policy.scale,
         importance_sampling_level=policy.ratio,
@@ -374,8 +430,15 @@ def _arguments(
         reward_weights=[r.weight for r in recipe.rewards],
         shuffle_dataset=False,  # the questions are in an order of their own
         disable_dropout=True,
-        gradient_checkpointing=recipe.base.gradient_checkpointing,
+        activation_checkpointing=recipe.base.gradient_checkpointing,
     )
+
+
+def _highest(policy: PolicyRecipe) -> float | None:
+    """Return how far the ratio may go above 1, as TRL takes it; for CISPO, how far above 0."""
+    if policy.loss != "cispo":
+        return policy.epsilon_high
+    return 1 + (policy.epsilon if policy.epsilon_high is None else policy.epsilon_high)
 
 
 def _finish(
@@ -397,6 +460,7 @@ def _finish(
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
+        "tokens": trainer.tokens_of_run,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         "device": device_name(trainer.args.device),

@@ -11,7 +11,8 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import Trainer, TrainerControl, TrainerState
 
 from c2s.common.errors import C2SError, UsageError
 from c2s.common.files import atomic_file
+from c2s.common.seeds import generator
 from c2s.common.transformers_log import quiet_transformers
 from c2s.constraints.replay import choices_of
 from c2s.models.adapters import save_adapter
@@ -35,10 +37,11 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func; its vers
 
 from trl import GRPOConfig, GRPOTrainer
 
-#: What TRL logs that says nothing here: answers under a constraint end where it says, mostly without a token.
+#: What TRL logs that says nothing here: answers under a constraint end where it says, mostly without a token; and
+#: extremes of a pass, as means over the passes of a step, depend on how answers are divided into passes.
 _SILENT = (
     "completions/clipped_ratio", "completions/mean_terminated_length", "completions/min_terminated_length",
-    "completions/max_terminated_length",
+    "completions/max_terminated_length", "clip_ratio/low_min", "clip_ratio/high_max",
 )  # fmt: skip
 
 
@@ -67,7 +70,9 @@ class GroupTrainer(GRPOTrainer):
     Attributes
     ----------
     tokens : int
-        Written since the start of this process, over all processes.
+        Of answers that were drawn since the start of this process, over all processes.
+    first_step : int
+        The step that this process goes on from.
     """
 
     def __init__(
@@ -88,8 +93,7 @@ class GroupTrainer(GRPOTrainer):
 
         self.questions, self.rewards, self.watch, self.measure = questions, rewards, watch, measure
         self.keep_checkpoints = keep_checkpoints
-        self.tokens = self.first_step = 0
-        self._asked: list[int] = []
+        self.tokens = self.first_step = self._tokens_before = 0
         beta, network = args.beta, model.adapted or model.network
         # TRL would read the reference from a folder, or copy the adapter; both are here already.
         args.beta = 0.0
@@ -106,6 +110,7 @@ class GroupTrainer(GRPOTrainer):
             optimizers=(optimizer, None),
             rollout_func=lambda prompts, _: self._roll_out(prompts),
         )
+        _without_dropout(model.network)
         self.beta = args.beta = beta
         if reference is not None:
             add_policy_head(reference, args.temperature)
@@ -123,7 +128,6 @@ class GroupTrainer(GRPOTrainer):
         copies = [(first + i) % self.num_generations for i in range(len(numbers))]
         with _resting(self.model):
             answers = self.questions.write(numbers, copies, self.temperature)
-        self._asked = numbers
         self._note("time/rollout", time.perf_counter() - started)
         return {
             "prompt_ids": [self.questions.question(n).ids.tolist() for n in numbers],
@@ -132,13 +136,23 @@ class GroupTrainer(GRPOTrainer):
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """Draw and reward; remember which question each row is of, since rows are shuffled behind this."""
+        """Draw and reward the answers of this process (called by TRL)."""
         started = time.perf_counter()
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        output["asked"] = torch.tensor(self._asked, device=output["prompt_ids"].device)
+        with warnings.catch_warnings():
+            # TRL asks for recomputation of layers by the name that it had before transformers 5.23.
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         self.tokens += int(self.accelerator.reduce(output["completion_mask"].sum()).item())
         self._note("time/drawn", time.perf_counter() - started)
         return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """Return the answers of a pass; in an order that depends on the step alone, which TRL draws (called by it)."""
+        at = generator(self.args.seed, "passes", self.state.global_step).integers(2**31)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(at))
+            inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        return inputs
 
     def _calculate_rewards(
         self,
@@ -170,7 +184,6 @@ class GroupTrainer(GRPOTrainer):
     # --- log-probabilities --------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        self._asked = inputs["asked"].tolist()
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         if not torch.isfinite(loss):
             raise C2SError(
@@ -225,6 +238,11 @@ class GroupTrainer(GRPOTrainer):
         )
         return metrics
 
+    @property
+    def tokens_of_run(self) -> int:
+        """Tokens of all answers of the run, also before this process went on with it."""
+        return self._tokens_before + self.tokens
+
     # --- checkpoints: as those of PackedTrainer -----------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -236,7 +254,8 @@ class GroupTrainer(GRPOTrainer):
         if not self.args.should_save:
             return
         with atomic_file(newest / COMPLETE) as path:
-            path.write_text(json.dumps({"step": self.state.global_step}), "utf-8")
+            noted = {"step": self.state.global_step, "tokens": self.tokens_of_run}
+            path.write_text(json.dumps(noted), "utf-8")
         old = [c for c in complete_checkpoints(folder) if c.name != newest.name]
         for checkpoint in old[: max(0, len(old) + 1 - self.keep_checkpoints)]:
             remove_checkpoint(checkpoint)
@@ -264,6 +283,7 @@ class GroupTrainer(GRPOTrainer):
             return True
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.first_step = state.global_step
+        self._tokens_before = json.loads((checkpoint / COMPLETE).read_text("utf-8"))["tokens"]
         if self.first_step < self.args.max_steps:
             return True
         load_weights(self.accelerator.unwrap_model(self.model), checkpoint)
@@ -281,8 +301,19 @@ def _named(name: str) -> Callable[..., list[float]]:
     return reward
 
 
+def _without_dropout(network: torch.nn.Module) -> None:
+    """Have a network drop nothing in training: what is learned of must be what was drawn from.
+
+    TRL does so for layers of dropout; attention keeps its share as a number.
+    """
+    for module in network.modules():
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 @contextmanager
-def _resting(network: Any) -> Any:
+def _resting(network: Any) -> Iterator[None]:
     """Have a network compute as it does when it is not trained."""
     training = network.training
     network.eval()

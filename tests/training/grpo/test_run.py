@@ -1,0 +1,240 @@
+"""Runs of alignment, from a recipe to a model directory, and what is refused (SPEC §7)."""
+
+import importlib.util
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from c2s.cli.main import app
+from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
+from c2s.models.directory import load_model
+from c2s.training.grpo.run import plan_alignment, run_alignment
+
+
+@pytest.fixture(scope="module")
+def aligned(recipe, tmp_path_factory):
+    """The facts and the folder of a run. Not to be changed."""
+    folder = tmp_path_factory.mktemp("aligned")
+    return run_alignment(recipe(), folder, folder / "run", device="cpu"), folder / "run"
+
+
+@pytest.fixture(scope="module")
+def adapted(recipe, tmp_path_factory):
+    """Return the folders of two runs with an adapter: one merges it, one keeps it. Not to be changed."""
+    folder = tmp_path_factory.mktemp("adapted")
+    for keep in ("merged", "adapter"):
+        made = recipe(lora={"rank": 4, "keep": keep}, optimisation={"learning_rate": 0.02})
+        run_alignment(made, folder, folder / keep, device="cpu")
+    return folder / "merged", folder / "adapter"
+
+
+def logged(out):
+    """The lines of a run's log that are steps."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def first_genes(folder):
+    """Return log-probabilities of the first gene of a cell, and cells that a model generates."""
+    import c2s
+
+    model = load_model(folder, device="cpu")
+    ids = model.tokenizer.encode(["Cell type: beta. Cell: "])
+    with torch.no_grad():
+        logits = model.network(torch.tensor(ids[None].astype(np.int64))).logits[0, -1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells = c2s.tl.generate(model, conditions={"cell_type": "beta"}, n=3, seed=0)
+    return logits.log_softmax(0), cells
+
+
+class TestRun:
+    def test_leaves_a_model_and_says_what_changed(self, aligned, model_folder):
+        facts, out = aligned
+        assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(facts))
+        assert {p.name for p in out.iterdir() if p.name[0] != "."} == {
+            "model", "recipe.yaml", "log.jsonl", "run.json", "checkpoints"
+        }  # fmt: skip
+        assert facts["rewards"] == {"energy_distance": 1.0}
+        assert facts["before"].keys() == facts["after"].keys() >= {"scfid", "valid", "diversity"}
+        assert facts["before"]["scfid"] != facts["after"]["scfid"]
+        now, before = (load_model(f, device="cpu") for f in (out / "model", model_folder))
+        assert now.card.tasks == before.card.tasks
+        assert now.card.inverse == before.card.inverse
+        assert now.card.generation["temperature"] == 1.0
+        changed = [
+            (a - b).abs().max() for a, b in zip(now.network.parameters(), before.network.parameters(), strict=True)
+        ]  # fmt: skip
+        assert max(changed) > 1e-3
+        assert "aligned on the task `cond_cell`" in (out / "model" / "README.md").read_text()
+        assert len(first_genes(out / "model")[1]) == 3
+
+    def test_logs_each_step_with_what_is_rewarded_and_what_is_not(self, aligned):
+        steps = logged(aligned[1])
+        assert [s["step"] for s in steps] == [1, 2, 3, 4]
+        names = {
+            "reward",
+            "rewards/energy_distance/mean",
+            "kl",
+            "entropy",
+            "watch/scfid",
+            "time/rollout",
+        }
+        assert all(names <= s.keys() for s in steps)
+        assert steps[0]["kl"] == 0
+        assert steps[-1]["kl"] > 0
+        last = json.loads((aligned[1] / "log.jsonl").read_text().splitlines()[-1])
+        assert "train_runtime" in last
+        assert not any(k.startswith(("reward", "watch", "kl")) for k in last)
+
+    def test_an_adapter_changes_alone_and_is_merged_or_kept(self, adapted, model_folder):
+        merged, kept = adapted
+        for out in adapted:
+            steps = logged(out)
+            assert steps[0]["kl"] == 0
+            assert steps[-1]["kl"] > 1e-4
+        assert [s["loss"] for s in logged(merged)] == [s["loss"] for s in logged(kept)]
+        assert not list((kept / "model").glob("model*.safetensors"))
+        base = load_model(model_folder, device="cpu").network.state_dict()
+        within = load_model(merged / "model", device="cpu").network.state_dict()
+        moved = {k for k, v in base.items() if not torch.equal(v, within[k])}
+        linear = {f"gpt_neox.layers.{n}.{p}.weight" for n in range(2) for p in (
+            "attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
+        )}  # fmt: skip
+        assert moved == linear
+        (one, cells), (two, same) = first_genes(merged / "model"), first_genes(kept / "model")
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+        assert (one - first_genes(model_folder)[0]).abs().max() > 1e-3
+        assert list(cells.obs["cell_sentence"]) == list(same.obs["cell_sentence"])
+        facts = json.loads((kept / "run.json").read_text())
+        assert 0 < facts["trained_parameters"] < facts["parameters"] / 5
+
+    def test_without_validation_cells_a_run_goes_on(self, recipe, small_corpus, tmp_path):
+        from shutil import copytree, rmtree
+
+        copytree(small_corpus / "corpus", tmp_path / "corpus")
+        rmtree(tmp_path / "corpus" / "cells" / "val")
+        made = recipe(data={"corpus": "corpus"}, optimisation={"steps": 1}, save_every=1)
+        with pytest.warns(
+            C2SWarning, match=r"evaluation.cells: the corpus has no validation cells"
+        ):
+            facts = run_alignment(made, tmp_path, tmp_path / "run", device="cpu")
+        assert facts["after"] == {}
+        assert "Nothing was measured" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+class TestDryRun:
+    def test_says_what_would_be_done_and_leaves_nothing(self, recipe, tmp_path, monkeypatch):
+        work = tmp_path / "work"
+        work.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(work))
+        made = recipe().model_dump(mode="json", exclude_none=True)
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(made))
+        arguments = ["train", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "run"), "--dry-run", "--json"]  # fmt: skip
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        facts = json.loads(done.stdout)
+        assert {p.name for p in tmp_path.iterdir()} == {"work", "r.yaml"}
+        assert not list(work.iterdir())
+        assert facts["cells"] == 112
+        assert facts["conditions"] == 5
+        assert facts["answers_a_step"] == facts["answers_a_pass"] == 8
+        assert facts["steps"] == 4
+        assert facts["rewards"] == {"energy_distance": 1.0}
+
+    def test_an_epoch_asks_for_everything_once(self, recipe, tmp_path):
+        epochs = {"steps": None, "epochs": 2, "batch_size": 2}
+        # 2 · 5 conditions, 2 a step, and whole pairs of steps that learn from the same answers.
+        assert plan_alignment(recipe(optimisation=epochs), tmp_path)["steps"] == 5
+        twice = {"policy": {"iterations": 2}, "optimisation": epochs}
+        assert plan_alignment(recipe(**twice), tmp_path)["steps"] == 10
+        cells = {"policy": {"prompts": "cells"}, "optimisation": epochs}
+        assert plan_alignment(recipe(**cells), tmp_path)["steps"] == 112
+
+
+class TestRefusals:
+    """Each in one line that names the field."""
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"base": {"model": None, "preset": "mini"}}, r"base.model is missing"),
+            ({"base": {"quantize": "4bit"}}, r"base.quantize: models in 4 bits"),
+            ({"base": {"device_map": "auto"}}, r"base.device_map: alignment runs on whole devices"),
+            ({"policy": {"task": "tissue"}}, r"policy.task: .*'tissue' is no task that can be rewarded"),
+            ({"policy": {"preset": "donk"}}, r"policy: .*'donk'.*did you mean 'dong'"),
+            ({"policy": {"loss": "gpro"}}, r"policy.loss"),
+            ({"policy": {"group": 1}}, r"policy.group"),
+            ({"policy": {"iterations": 3}}, r"save_every = 2 must be a multiple of policy.iterations = 3"),
+            ({"rewards": ["energy_distanse"]}, r"rewards.*'energy_distanse'.*did you mean 'energy_distance'"),
+            ({"rewards": []}, r"rewards"),
+        ],
+    )  # fmt: skip
+    def test_of_what_a_recipe_says(self, changes, line, recipe):
+        with pytest.raises(UsageError, match=line) as caught:
+            recipe(**changes)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"base": {"model": "./nowhere"}}, r"base.model: .*nowhere: no model directory there"),
+            ({"base": {"model": "plain"}}, r"base.model = plain: is no model directory of ours"),
+            ({"base": {"model": "prefix"}}, r"base.model: prompts of the model are not read causally"),
+            ({"base": {"model": "labels"}}, r"policy.task = cond_cell: .*not trained on it; it knows: cell_type"),
+            ({"data": {"corpus": "nowhere"}}, r"nowhere: .*corpus"),
+            ({"policy": {"genes": 5000}}, r"5,?000"),
+            ({"lora": {"targets": ["nothing"]}}, r"lora.targets"),
+        ],
+    )  # fmt: skip
+    def test_of_what_lies_there(self, changes, line, recipe, model_folder, tmp_path):
+        from shutil import copytree
+
+        from c2s.models.directory import C2S_JSON
+
+        card = json.loads((model_folder / C2S_JSON).read_text())
+        for name, other in (
+            ("plain", None), ("prefix", {"attention": {"kind": "prefix"}}), ("labels", {"tasks": ["cell_type"]})
+        ):  # fmt: skip
+            copytree(model_folder, tmp_path / name)
+            (tmp_path / name / C2S_JSON).unlink()
+            if other is not None:
+                (tmp_path / name / C2S_JSON).write_text(json.dumps({**card, **other}))
+        with pytest.raises(C2SError, match=line) as caught:
+            run_alignment(recipe(**changes), tmp_path, tmp_path / "run", device="cpu")
+        assert isinstance(caught.value, UsageError | InputError)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(C2SError, match=line):
+            plan_alignment(recipe(**changes), tmp_path)
+
+    def test_of_answers_that_processes_cannot_share(self, recipe, tmp_path, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        with pytest.raises(UsageError, match=r"optimisation.batch_size = 2 prompts of 4 answers cannot be shared"):  # fmt: skip
+            run_alignment(recipe(), tmp_path, tmp_path / "run", device="cpu")
+
+    def test_of_weights_that_fsdp_divides(self, recipe, tmp_path, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        with pytest.raises(UsageError, match="stage: grpo does not run on weights that FSDP"):
+            run_alignment(recipe(), tmp_path, tmp_path / "run", device="cpu")
+        assert not (tmp_path / "run").exists()
+
+    def test_without_trl(self, recipe, tmp_path, monkeypatch):
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            "c2s.training.grpo.run.find_spec", lambda name: None if name == "trl" else found(name)
+        )
+        with pytest.raises(UsageError, match=r"stage = grpo: trl is not installed.*c2s-toolkit\[grpo\]"):  # fmt: skip
+            run_alignment(recipe(), tmp_path, tmp_path / "run", device="cpu")
+
+    def test_of_a_loss_that_is_no_number(self, open_run):
+        opened = open_run()
+        inputs = opened.draw()
+        inputs["advantages"][0] = float("nan")
+        with pytest.raises(C2SError, match=r"step 1: the loss is no longer a number; use a lower"):
+            opened.loss(inputs)
