@@ -3,6 +3,7 @@
 - `docs/tutorials/*.ipynb` become pages, with the outputs they were saved with (nothing is run).
 - `reference/cli.md` is written from the commands of `c2s`.
 - `{{ fields module.Class }}` in a page becomes a table of the fields of a configuration.
+- `{{ rewards }}` becomes tables of all rewards of alignment and of their fields.
 
 Notebooks are turned into Markdown here, because the usual converters bring scripts from content
 delivery networks into the page, and these pages are read without a network.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 _FIELDS = re.compile(r"^\{\{ fields ([\w.]+)\.(\w+) \}\}$", re.MULTILINE)
+_REWARDS = re.compile(r"^\{\{ rewards \}\}$", re.MULTILINE)
 #: Where a stranger begins; the others follow by name.
 _FIRST_TUTORIAL = "first_steps"
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,7 +55,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put in the tables of fields."""
     del page, config, files
-    return _FIELDS.sub(lambda found: fields_table(found[1], found[2]), markdown)
+    markdown = _FIELDS.sub(lambda found: fields_table(found[1], found[2]), markdown)
+    return _REWARDS.sub(lambda _: rewards_tables(), markdown)
 
 
 def _notebooks(config: MkDocsConfig) -> list[Path]:
@@ -142,8 +146,27 @@ def _commands(group: Any) -> list[list[str]]:
 def fields_table(module: str, name: str) -> str:
     """Return the fields of a pydantic model as a table, from their descriptions."""
     model = getattr(importlib.import_module(module), name)
+    return _table_of_fields(model.model_fields)
+
+
+def rewards_tables() -> str:
+    """Return a table of all rewards of alignment, and one of their fields, from their recipes."""
+    from c2s.training.rewards.registry import REWARDS
+
+    rows, fields = [], {}
+    for name, recipe in REWARDS.items():
+        own = {k: v for k, v in recipe.model_fields.items() if k not in ("name", "weight")}
+        fields |= own
+        what = _cell((recipe.__doc__ or "").partition("\n\n")[0])
+        rows.append(f"| `{name}` | {what} | {recipe.reads} | {', '.join(f'`{k}`' for k in own)} |")
+    head = ["| reward | what it is | of | fields |", "| --- | --- | --- | --- |"]
+    weight = {"weight": next(iter(REWARDS.values())).model_fields["weight"]}
+    return "\n".join([*head, *rows]) + "\n\n" + _table_of_fields(weight | fields)
+
+
+def _table_of_fields(fields: Mapping[str, FieldInfo]) -> str:
     rows = []
-    for field, info in model.model_fields.items():
+    for field, info in fields.items():
         default = "required" if info.is_required() else _default(info)
         rows.append(f"| `{field}` | {_cell(info.description or '')} | {_cell(default)} |")
     return "\n".join(["| field | meaning | default |", "| --- | --- | --- |", *rows])

@@ -61,7 +61,7 @@ def test_a_name_that_is_no_recipe(c2s, tmp_path):
     code, _, err = c2s("train", "cell-typ", "-o", tmp_path / "out")
     assert code == 2
     assert (
-        "those that come with the package: cell-generation, cell-type, pretrain; did you mean 'cell-type'?"
+        "those that come with the package: align-generation, cell-generation, cell-type, pretrain; did you mean 'cell-type'?"
         in err
     )
     code, _, err = c2s("train", "missing.yaml", "-o", tmp_path / "out")

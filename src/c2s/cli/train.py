@@ -22,7 +22,8 @@ def train(
     recipe: Annotated[
         Path,
         typer.Argument(
-            help="YAML recipe, or the name of one that comes with the package: cell-type, cell-generation, pretrain.",
+            help="YAML recipe, or the name of one that comes with the package: cell-type, cell-generation, "
+            "align-generation, pretrain.",
             show_default=False,
         ),
     ],
@@ -119,6 +120,8 @@ def _align(
 ) -> None:  # fmt: skip
     """Run a recipe of alignment."""
     from c2s.cli.stages import Stages
+    from c2s.common.errors import warn
+    from c2s.report.alignment import alignment_report
     from c2s.training.grpo.recipe import AlignmentRecipe
     from c2s.training.grpo.run import plan_alignment, run_alignment
     from c2s.training.processes import is_first
@@ -132,11 +135,22 @@ def _align(
     with _stopping_well(path, out), Stages() as stages:
         facts = run_alignment(recipe, folder, out, resume=resume, device=device, on_stage=stages)
     if is_first():
-        say(
-            as_json,
-            facts,
-            f"model in {out / 'model'}; before {facts['before']}; after {facts['after']}",
-        )
+        report = alignment_report(out)
+        for sign in facts.get("signs", []):
+            warn(sign)
+        lines = [f"model in {out / 'model'}; report in {report}", *_changes(facts)]
+        say(as_json, facts, "\n".join(lines))
+
+
+def _changes(facts: dict[str, Any]) -> list[str]:
+    """Return a line for each measure of an alignment, before and after."""
+    from c2s.report.wording import number
+
+    before, after = facts["before"], facts["after"]
+    width = max(map(len, after), default=0)
+    return [
+        f"{name:<{width}}  {number(before.get(name))} → {number(after[name])}" for name in after
+    ]
 
 
 @contextmanager

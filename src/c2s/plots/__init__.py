@@ -2,9 +2,15 @@
 
 Every function of arrays takes an optional `ax` and returns the Axes that it drew on; without one it makes a
 figure of its own, to be had as `ax.figure` (`ax.figure.savefig("umap.png")`). Figures of an
-evaluation have several panels and are returned whole. matplotlib is loaded at the first call.
+evaluation or an alignment have several panels and are returned whole. matplotlib is loaded at the first call.
 """
 
+from c2s.plots.alignment import (
+    alignment_measures,
+    alignment_policy,
+    alignment_rewards,
+    alignment_times,
+)
 from c2s.plots.confusion import confusion_matrix
 from c2s.plots.distances import distance_histogram
 from c2s.plots.evaluation import (
@@ -24,6 +30,10 @@ from c2s.plots.umap import umap_real_generated
 __all__ = [
     "GENERATED",
     "REAL",
+    "alignment_measures",
+    "alignment_policy",
+    "alignment_rewards",
+    "alignment_times",
     "confusion_matrix",
     "distance_histogram",
     "evaluation_bars",

@@ -51,6 +51,7 @@ from c2s.training.base import base_config, base_folder, check_lora, with_adapter
 from c2s.training.card import licence_of, write_card
 from c2s.training.grpo.card import alignment_card
 from c2s.training.grpo.recipe import AlignmentRecipe, PolicyRecipe
+from c2s.training.grpo.signs import signs_of_hacking
 from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
 from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
@@ -184,7 +185,7 @@ def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage) -> 
             raise InputError(f"data.corpus: {error}") from error
         return folder / recipe.corpus
     drawn, place = corpus_recipe(recipe, folder)
-    cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 0})
+    cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 1})
     return RedrawnCorpus(cells_only, place, work).epoch(0, on_stage)
 
 
@@ -472,11 +473,13 @@ def _finish(
     numbers = [
         {k.removeprefix("eval_"): v for k, v in h.items() if k.startswith("eval_")} for h in history
     ]
+    weights = {r.name: r.weight for r in trainer.rewards}
+    before, after = (numbers[0], numbers[-1]) if numbers else ({}, {})
     facts: dict[str, Any] = {
         "stage": recipe.stage,
         "base": recipe.base.model,
         "task": recipe.policy.task,
-        "rewards": {r.name: r.weight for r in trainer.rewards},
+        "rewards": weights,
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
@@ -484,8 +487,9 @@ def _finish(
         "seconds": round(seconds, 1),
         "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         "device": device_name(trainer.args.device),
-        "before": numbers[0] if numbers else {},
-        "after": numbers[-1] if numbers else {},
+        "before": before,
+        "after": after,
+        "signs": signs_of_hacking(before, after, trainer.state.log_history, weights),
         "corpus": run.manifest["digest"],
         "seed": recipe.seed,
         "processes": trainer.args.world_size,
