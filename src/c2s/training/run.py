@@ -28,7 +28,7 @@ from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_devi
 from c2s.models.places import resolve_folder
 from c2s.training.base import base_config, base_folder, check_lora, open_base
 from c2s.training.card import licence_of, model_card, write_card
-from c2s.training.checks import check_best, check_place
+from c2s.training.checks import check_best, check_pathways, check_place
 from c2s.training.data import TrainingData, fitted_line, open_data
 from c2s.training.hub import push_model
 from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights, read_weights
@@ -99,6 +99,7 @@ def prepare(
         if recipe.attention is None:
             attention = PromptAttention.parse(card.get("attention", {}), f"{source}: attention")
     _check_attention(recipe, attention, shape)
+    check_pathways(recipe, folder, attention)
     data = open_data(
         recipe.data, folder, work, packed=recipe.stage == "pretrain", seed=recipe.seed, context=context,
         tokenizer=None if source is None else str(Path(source).resolve()) if Path(source).is_dir() else source,
