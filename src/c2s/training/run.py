@@ -284,6 +284,11 @@ def _train(
     """Take the steps of a run that are left, and write what it leaves."""
     recipe = run.recipe
     model = open_base(recipe.base, run.folder, run.data, recipe.seed, recipe.lora, device)
+    if model.card.pathways is not None and not run.attention.is_causal:
+        raise UsageError(
+            f"attention.kind = {run.attention.kind!r}: the base names pathways before answers (pathways in its "
+            "c2s.json), which goes with causal attention only"
+        )
     model.card = model.card.model_copy(update={"attention": run.attention})
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
