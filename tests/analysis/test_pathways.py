@@ -10,7 +10,7 @@ from c2s.analysis.annotate import label_probabilities, label_scores
 from c2s.analysis.cells import cells_for_model
 from c2s.common.errors import InputError, UsageError
 from c2s.decoding.engine import TransformersEngine
-from c2s.decoding.pathways import behind_line, line_sampling, with_pathways
+from c2s.decoding.pathways import behind_lines, line_sampling, with_pathways
 from c2s.decoding.prompts import label_answers
 from c2s.decoding.sampling import Sampling
 from c2s.knowledge.gene_sets import GeneSet
@@ -261,10 +261,10 @@ def test_measures_in_training_read_behind_the_line(model, stream):
 def test_what_stands_behind_the_line_of_a_sample(model, stream):
     (sample,) = samples_of_task(stream, model.tokenizer, "cell_type", 1)
     response = sample.ids[sample.prompt_length :]
-    behind = behind_line(model, CELL_TYPE, response)
+    (behind,) = behind_lines(model, CELL_TYPE, [response])
     answers = label_answers(model, CELL_TYPE, model.known("cell_type"))
     assert behind in answers
     with pytest.raises(InputError, match="a sample of cell_type has no line of pathways"):
-        behind_line(model, CELL_TYPE, behind)
+        behind_lines(model, CELL_TYPE, [response, behind])
     with pytest.raises(InputError, match="no line of pathways"):
-        behind_line(model, CELL_TYPE, response[:5])
+        behind_lines(model, CELL_TYPE, [response[:5]])

@@ -89,6 +89,7 @@ def test_nothing_depends_on_the_order_of_cells_genes_or_blocks(cells, gene_sets,
     best = sets.best(cells, 3)
     order = rng.permutation(len(cells))
     assert (sets.best(cells.take(order), 3) == best[order]).all()
+    assert (sets.best(cells, 3, rows=order) == best[order]).all()
     other = rng.permutation(N_GENES)  # the same genes in other columns
     moved = GeneVocabulary.from_words([vocabulary.words[g] for g in other])
     rows = [moved.columns(rng.permutation(cells.words(i)).tolist()) for i in range(len(cells))]

@@ -22,14 +22,14 @@ def folder(tmp_path_factory, cut):
     return place
 
 
-def recipe(pathways, **changes):
+def recipe(pathways, task="cell_type", **changes):
     content = {
         "stage": "sft",
         "base": {"preset": "mini"},
         "data": {
             "recipe": {
                 "sources": [{"data": "cells.h5ad"}],
-                "tasks": {"cell_type": None},
+                "tasks": {task: None},
                 "single_genes": [10, 20],
                 "tokens": "genes",
                 "small_tokens": 400,
@@ -62,6 +62,13 @@ def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut)
     c2s.tl.annotate(adata, model)
     for text in adata.obs["c2s_pathways"]:
         assert len(set(text.split("; ")) & set(names)) == 2
+    # It would go on naming them before labels, and then prompts must be read causally.
+    further = recipe(
+        None, "cond_cell", base={"model": str(tmp_path / "out" / "model")},
+        attention={"kind": "prefix"}, evaluation={"every": 2},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="attention.kind = 'prefix': the base names pathways before answers"):  # fmt: skip
+        run_recipe(further, folder, tmp_path / "further", device="cpu")
 
 
 def test_attention_that_is_not_causal_is_refused(folder, tmp_path):

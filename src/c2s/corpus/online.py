@@ -165,6 +165,6 @@ def _with_pathways(
     """Return examples, one a cell, with the cell's pathways before the answer in the tasks that want that."""
     written = list(examples)
     which = [i for i, example in enumerate(examples) if example.task in pathways.tasks]
-    for i, text in zip(which, pathways.lines(cells.take(which)), strict=True):
+    for i, text in zip(which, pathways.lines(cells, rows=np.array(which, np.int64)), strict=True):
         written[i] = replace(examples[i], response=with_line(text, examples[i].response))
     return written

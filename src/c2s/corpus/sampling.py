@@ -234,9 +234,9 @@ def _with_pathways(
     """
     written = list(parts)
     which = [i for i, sample in enumerate(samples) if sample.task in pathways.tasks]
-    shown = ranked.take([samples[i].rows[0] for i in which])
+    rows = np.array([samples[i].rows[0] for i in which], np.int64)
     n_genes = np.array([samples[i].genes for i in which], np.int64)
-    for i, text in zip(which, pathways.lines(shown, n_genes), strict=True):
+    for i, text in zip(which, pathways.lines(ranked, n_genes, rows), strict=True):
         written[i] = replace(parts[i], response=with_line(text, parts[i].response))
     return written
 

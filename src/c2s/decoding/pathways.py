@@ -13,7 +13,7 @@ import numpy as np
 
 from c2s.common.errors import InputError
 from c2s.common.seeds import generator
-from c2s.constraints.names import NameListState
+from c2s.constraints.names import NameList, NameListState
 from c2s.decoding.sampling import Sampling
 from c2s.tasks.base import Task
 from c2s.tasks.pathways import PathwayLine, line_constraint
@@ -92,19 +92,25 @@ def with_pathways(
     )
 
 
-def behind_line(model: Model, task: Task, response: Sequence[int] | np.ndarray) -> list[int]:
-    """Return the tokens of a response behind its line of pathways; all where the task has none.
+def behind_lines(
+    model: Model, task: Task, responses: Sequence[Sequence[int] | np.ndarray]
+) -> list[list[int]]:
+    """Return the tokens of each response behind its line of pathways; all of them where the task has none.
 
     Raises
     ------
     InputError
-        The response has no such line.
+        A response has no such line.
     """
-    ids = [int(i) for i in response]
+    ids = [[int(token) for token in response] for response in responses]
     named = line_before(model, task)
     if named is None:
         return ids
     begin, constraint = line_constraint(model.tokenizer, named)
+    return [_behind(begin, constraint, response, task) for response in ids]
+
+
+def _behind(begin: list[int], constraint: NameList, ids: list[int], task: Task) -> list[int]:
     state = constraint.start()
     for token in ids[len(begin) :]:
         if state.done or token not in state.allowed():

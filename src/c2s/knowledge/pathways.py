@@ -18,8 +18,8 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError
 from c2s.knowledge.gene_sets import GeneSet
 
-#: Pairs of a cell and a set that are worked on at a time: some 100 MB.
-_PAIRS = 1 << 20
+#: Pairs of a cell and a set that are worked on at a time: some 50 MB.
+_PAIRS = 1 << 18
 
 #: What separates words in the name of a set. The full stop and the semicolon stand between names in a line of them.
 _BETWEEN_WORDS = re.compile(r"[\s_.;]+")
@@ -95,7 +95,9 @@ class PathwaySets:
         )
         return cls(tuple(name for name, _ in kept), members)
 
-    def log_p(self, cells: RankedCells, n_genes: np.ndarray | None = None) -> np.ndarray:
+    def log_p(
+        self, cells: RankedCells, n_genes: np.ndarray | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return log p of each set holding, by chance, as many of the genes that a cell shows as it does, or more.
 
         The upper tail of the hypergeometric distribution: the genes shown are drawn from the vocabulary.
@@ -104,21 +106,24 @@ class PathwaySets:
         ----------
         cells
             Ranked in the vocabulary that the sets were made for.
-        n_genes : int array, shape (n_cells,), optional
+        n_genes : int array, shape (n_asked,), optional
             How many of its first genes each cell shows; by default all it has.
+        rows : int array, shape (n_asked,), optional
+            Which cells are asked about; by default all. One may come again, with another number of genes.
 
         Returns
         -------
-        float64 array, shape (n_cells, n_sets)
+        float64 array, shape (n_asked, n_sets)
         """
-        lengths = cells.lengths
-        shown = lengths if n_genes is None else np.minimum(lengths, n_genes)
-        place = np.arange(len(cells.genes)) - np.repeat(cells.indptr[:-1], lengths)
-        genes = cells.genes[place < np.repeat(shown, lengths)]
+        rows = np.arange(len(cells)) if rows is None else rows
+        shown = cells.lengths[rows]
+        if n_genes is not None:
+            shown = np.minimum(shown, n_genes)
         indptr = np.concatenate([[0], np.cumsum(shown)])
+        at = np.arange(indptr[-1]) + np.repeat(cells.indptr[rows] - indptr[:-1], shown)
         sentences = sp.csr_matrix(
-            (np.ones(len(genes), np.int64), genes, indptr),
-            shape=(len(cells), self.members.shape[0]),
+            (np.ones(len(at), np.int64), cells.genes[at], indptr),
+            shape=(len(rows), self.members.shape[0]),
         )
         overlap = (sentences @ self.members).toarray()
         sizes = np.asarray(self.members.sum(axis=0)).ravel()
@@ -133,7 +138,11 @@ class PathwaySets:
         return tail[where].reshape(overlap.shape)
 
     def best(
-        self, cells: RankedCells, number: int, n_genes: np.ndarray | None = None
+        self,
+        cells: RankedCells,
+        number: int,
+        n_genes: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the `number` most enriched sets of each cell, the most enriched first; ties in the order of the file.
 
@@ -141,15 +150,16 @@ class PathwaySets:
 
         Returns
         -------
-        int64 array, shape (n_cells, number)
+        int64 array, shape (n_asked, number)
             Places in `names`.
         """
-        found = np.empty((len(cells), number), np.int64)
-        block = max(1, _PAIRS // max(len(self.names), 1))
-        for start in range(0, len(cells), block):
-            rows = np.arange(start, min(start + block, len(cells)))
-            p = self.log_p(cells.take(rows), None if n_genes is None else n_genes[rows])
-            found[rows] = np.argsort(p, axis=1, kind="stable")[:, :number]
+        rows = np.arange(len(cells)) if rows is None else rows
+        found = np.empty((len(rows), number), np.int64)
+        size = max(1, _PAIRS // max(len(self.names), 1))
+        for start in range(0, len(rows), size):
+            block = slice(start, start + size)
+            p = self.log_p(cells, None if n_genes is None else n_genes[block], rows[block])
+            found[block] = np.argsort(p, axis=1, kind="stable")[:, :number]
         return found
 
 
@@ -172,28 +182,46 @@ def log_upper_tail(k: np.ndarray, total: int, good: np.ndarray, drawn: np.ndarra
     -------
     float64 array, shape (n,)
     """
-    k, good, drawn = (np.asarray(a, np.float64) for a in (k, good, drawn))
+    k, good, drawn = (np.asarray(a, np.int64) for a in (k, good, drawn))
     above = k * total > good * drawn
+    at = np.where(above, k, k - 1)
+    logs = _log_p(at, total, good, drawn) + np.log(_sum_outwards(at, total, good, drawn, above))
+    logs = np.minimum(logs, 0.0)
+    below = np.log1p(-np.exp(logs, where=~above, out=np.zeros(len(k))))
+    return np.where(above, logs, below)
+
+
+def _sum_outwards(
+    at: np.ndarray, total: int, good: np.ndarray, drawn: np.ndarray, above: np.ndarray
+) -> np.ndarray:
+    """Return the sum of p from `at` on, upwards where `above` and else downwards, divided by p of `at`.
+
+    Above the mean that is the tail itself, below it what lies under the tail.
+    """
+    j, good, drawn = at.astype(float), good.astype(float), drawn.astype(float)
     rest = total - good - drawn  # of those that are neither good nor drawn there are rest + j
-    # Above the mean the tail itself is summed, below it what lies under the tail.
-    j = at = np.where(above, k, k - 1)
-    summed, term = np.ones(len(k)), np.where(at >= 0, 1.0, 0.0)
+    summed, term = np.ones(len(at)), np.where(at >= 0, 1.0, 0.0)
     while (term > 1e-17 * summed).any():
         up, down = (good - j) * (drawn - j), j * (rest + j)
         over, under = (j + 1) * (rest + j + 1), (good - j + 1) * (drawn - j + 1)
-        term = np.maximum(term * np.where(above, up, down) / np.where(above, over, under), 0.0)
-        summed = summed + term
-        j = j + np.where(above, 1, -1)
-    logs = _log_choose(good, at) + _log_choose(total - good, drawn - at)
-    logs = logs - _log_choose(np.full(len(k), float(total)), drawn) + np.log(summed)
-    below = np.log1p(-np.exp(np.minimum(logs, 0.0), where=~above, out=np.zeros(len(k))))
-    return np.where(above, np.minimum(logs, 0.0), below)
+        ratio = np.where(above, up, down) / np.where(above, over, under)
+        term = np.maximum(term * ratio, 0.0)
+        summed += term
+        j += np.where(above, 1, -1)
+    return summed
 
 
-def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Return the logarithm of n over k, −inf where there is no such choice."""
+def _log_p(k: np.ndarray, total: int, good: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return log P(X = k), −inf where that cannot be."""
     from scipy.special import gammaln
 
-    inside = (k >= 0) & (k <= n)
-    k = np.where(inside, k, 0)
-    return np.where(inside, gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1), -np.inf)
+    log_factorial = gammaln(np.arange(total + 1) + 1.0)
+
+    def log_choose(n: np.ndarray, m: np.ndarray) -> np.ndarray:
+        inside = (m >= 0) & (m <= n)
+        m = np.where(inside, m, 0)
+        found = log_factorial[n] - log_factorial[m] - log_factorial[n - m]
+        return np.where(inside, found, -np.inf)
+
+    every = np.full(len(k), total)
+    return log_choose(good, k) + log_choose(total - good, drawn - k) - log_choose(every, drawn)

@@ -16,7 +16,7 @@ from c2s.corpus.reader import ShardReader
 from c2s.corpus.show import read_manifest
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import TransformersEngine
-from c2s.decoding.pathways import behind_line, line_sampling, with_pathways
+from c2s.decoding.pathways import behind_lines, line_sampling, with_pathways
 from c2s.decoding.prompts import label_answers
 from c2s.decoding.sampling import Sampling
 from c2s.metrics.sentences import overlap
@@ -127,7 +127,7 @@ def label_answered(
     planned = with_pathways(engine, model, task, prompts, Sampling(temperature=0))
     scores = engine.score(planned.prompts, label_answers(model, task, labels))
     # Read by the answer's tokens: a label that was never trained on is true all the same.
-    true = [_text(model, task, s) for s in samples]
+    true = _texts(model, task, samples)
     parsed = [task.parse_label(text, labels) or text for text in true]
     return [labels[k] for k in scores.argmax(1)], parsed
 
@@ -139,7 +139,7 @@ def gene_overlaps(
 
     A generated cell is cut to as many genes as the true one has.
     """
-    words = [sentence_words(_text(model, task, s), model.vocabulary) for s in samples]
+    words = [sentence_words(text, model.vocabulary) for text in _texts(model, task, samples)]
     true = [columns[columns >= 0] for columns in words]
     sizes = np.array([len(cell) for cell in true])
     columns = np.arange(len(model.vocabulary), dtype=np.int32)
@@ -164,7 +164,8 @@ def gene_overlaps(
     return found
 
 
-def _text(model: Model, task: Task, sample: TokenSample) -> str:
-    """Return the answer of a sample, without pathways before it."""
-    ids = behind_line(model, task, sample.ids[sample.prompt_length :])
-    return model.tokenizer.decode(ids[:-1] if ids[-1] == model.tokenizer.eos_id else ids)
+def _texts(model: Model, task: Task, samples: Sequence[TokenSample]) -> list[str]:
+    """Return the answers of samples, without pathways before them."""
+    responses = behind_lines(model, task, [s.ids[s.prompt_length :] for s in samples])
+    end = model.tokenizer.eos_id
+    return [model.tokenizer.decode(r[:-1] if r[-1] == end else r) for r in responses]

@@ -108,10 +108,15 @@ class Pathways:
     number: int
     tasks: Collection[str]
 
-    def lines(self, cells: RankedCells, n_genes: np.ndarray | None = None) -> list[str]:
-        """Return the line of each cell, of which `n_genes` of its first genes are shown; by default all."""
+    def lines(
+        self,
+        cells: RankedCells,
+        n_genes: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+    ) -> list[str]:
+        """Return the line of each cell that is asked about; parameters are those of `PathwaySets.log_p`."""
         names = self.sets.names
-        best = self.sets.best(cells, self.number, n_genes)
+        best = self.sets.best(cells, self.number, n_genes, rows)
         return [line([names[k] for k in row]) for row in best.tolist()]
 
 

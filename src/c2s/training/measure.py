@@ -11,7 +11,7 @@ import torch
 
 from c2s.common.errors import UsageError
 from c2s.decoding.engine import TransformersEngine
-from c2s.decoding.pathways import behind_line, with_pathways
+from c2s.decoding.pathways import behind_lines, with_pathways
 from c2s.decoding.prompts import label_answers
 from c2s.decoding.sampling import Sampling
 from c2s.metrics.bootstrap import bootstrap_interval
@@ -73,7 +73,7 @@ class LabelAccuracy:
             answers = label_answers(model, task, labels[task.target])
             number = {tuple(answer): k for k, answer in enumerate(answers)}
             own = [s for s in samples if s.task == name]
-            responses = [behind_line(model, task, s.ids[s.prompt_length :]) for s in own]
+            responses = behind_lines(model, task, [s.ids[s.prompt_length :] for s in own])
             true = [number.get(tuple(response), -1) for response in responses]
             prompts = [s.ids[: s.prompt_length].astype(np.int32) for s in own]
             self._asked[name] = (prompts, answers, np.array(true))
