@@ -10,6 +10,7 @@ import c2s
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError
 from c2s.common.seeds import cell_keys
+from c2s.constraints.names import NameList
 from c2s.constraints.trie import GeneSentence, OneOf, TokenTrie
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.opening import open_engine
@@ -70,14 +71,19 @@ def finished(constraint, tokens):
 
 
 def answer(state):
-    return state.genes if hasattr(state, "genes") else state.item
+    return next(getattr(state, n) for n in ("genes", "names", "item") if hasattr(state, n))
 
 
 def constraints(tokenizer):
     trie = TokenTrie([tokenizer.gene_pieces(g) for g in range(len(GENES))])
     labels = ["alpha", "delta", "delta cell", "beta"]
     ids = [tokenizer.encode([f" {label}"]).tolist() for label in labels]
-    return [GeneSentence(trie, 6, tokenizer.eos_id), OneOf(ids, tokenizer.eos_id)]
+    inner, last = ([tokenizer.encode([f" {n}{end}"]).tolist() for n in labels] for end in ";.")
+    return [
+        GeneSentence(trie, 6, tokenizer.eos_id),
+        OneOf(ids, tokenizer.eos_id),
+        NameList(inner, last, 2),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["text", "genes"])

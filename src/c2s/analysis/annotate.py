@@ -27,7 +27,9 @@ from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.progress import progress_bar
 from c2s.decoding.engine import Engine
 from c2s.decoding.opening import EngineName, engine_for, engine_name
+from c2s.decoding.pathways import line_before, with_pathways
 from c2s.decoding.prompts import label_answers, label_prompts
+from c2s.decoding.sampling import Sampling
 from c2s.knowledge.ontology import Ontology, TermsAbove
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
@@ -44,6 +46,7 @@ def annotate(
     key_added: str = "c2s_cell_type",
     confidence_key: str = "c2s_confidence",
     probabilities_key: str | None = None,
+    pathways_key: str = "c2s_pathways",
     top_n: int | None = None,
     entropy_key: str | None = None,
     min_confidence: float | None = None,
@@ -88,6 +91,9 @@ def annotate(
     top_n
         Where given, `obsm[key_added + "_top"]` gets a table of so many labels with their probabilities, the most
         probable first: columns `label_1`, `probability_1`, `label_2`, …
+    pathways_key
+        Column of `obs` for the pathways that the model names before the label ("hypoxia; apoptosis"), where it learned
+        to; the most probable ones, in the first view. Empty for a cell without any known gene.
     entropy_key
         Where given, a column of `obs` for the entropy of the probabilities in nats: 0 where the model is sure,
         ln(number of labels) where all are alike.
@@ -159,10 +165,10 @@ def annotate(
     adata = target(adata, copy)
     work = Annotation(
         Rows.of(adata, layer), model, labels, key_added=key_added, confidence_key=confidence_key,
-        probabilities_key=probabilities_key, top_n=top_n, entropy_key=entropy_key, min_confidence=min_confidence,
-        unknown=unknown, ontology=ontology, labels_below=labels_below, every_term=every_term, back_off=back_off,
-        temperature=temperature, organism=organism, views=views, top_k=top_k, genes=genes,
-        gene_names=gene_names, batch_size=batch_size, strict=strict, seed=seed, engine=engine,
+        probabilities_key=probabilities_key, pathways_key=pathways_key, top_n=top_n, entropy_key=entropy_key,
+        min_confidence=min_confidence, unknown=unknown, ontology=ontology, labels_below=labels_below,
+        every_term=every_term, back_off=back_off, temperature=temperature, organism=organism, views=views, top_k=top_k,
+        genes=genes, gene_names=gene_names, batch_size=batch_size, strict=strict, seed=seed, engine=engine,
     )  # fmt: skip
     fill(adata, work, chunk_size)
     return adata if copy else None
@@ -188,6 +194,7 @@ class Annotation:
         key_added: str = "c2s_cell_type",
         confidence_key: str = "c2s_confidence",
         probabilities_key: str | None = None,
+        pathways_key: str = "c2s_pathways",
         top_n: int | None = None,
         entropy_key: str | None = None,
         min_confidence: float | None = None,
@@ -240,12 +247,15 @@ class Annotation:
             raise UsageError(
                 f"unknown={unknown!r} is one of the labels, or of the terms above them; give another name"
             )
+        self.pathways_key = pathways_key if line_before(model, CELL_TYPE) else None
         self.ancestors_key = f"{key_added}_ancestors"
         obsm = {
             probabilities_key: probabilities_key, self.top_key: top_n, self.ancestors_key: self._above,
         }  # fmt: skip
         self.slots = {
-            "obs": [key_added, confidence_key, *([entropy_key] if entropy_key else [])],
+            "obs": [
+                key for key in (key_added, confidence_key, entropy_key, self.pathways_key) if key
+            ],
             "obsm": [key for key, wanted in obsm.items() if key is not None and wanted is not None],
         }
         self._scorer = LabelScorer(
@@ -277,9 +287,8 @@ class Annotation:
     ) -> Columns:
         """Return label, confidence and what else is wanted of the cells in rows `start` to `stop`."""
         names = self.rows.obs.index[start:stop]
-        probabilities = probabilities_of(
-            self._scorer.scores(start, stop, progress), self.temperature
-        )
+        scores, pathways = self._scorer.answered(start, stop, progress)
+        probabilities = probabilities_of(scores, self.temperature)
         answers = _best(probabilities, self.labels, self.min_confidence, self.unknown)
         confidence = probabilities.max(1)
         obsm: dict[str, np.ndarray | pd.DataFrame] = {}
@@ -291,6 +300,8 @@ class Annotation:
             if self._surer is not None:
                 answers, confidence = self._surer.answered(probabilities, rolled, self.unknown)
         obs = {self.key: answers, self.confidence_key: confidence}
+        if self.pathways_key:
+            obs[self.pathways_key] = pathways
         if self.entropy_key:
             obs[self.entropy_key] = _entropy(probabilities)
         if self.probabilities_key is not None:
@@ -504,6 +515,20 @@ class LabelScorer:
         self, start: int, stop: int, progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
         """Return log p of each label behind the cells in rows `start` to `stop`; see `label_scores`."""
+        return self.answered(start, stop, progress)[0]
+
+    def answered(
+        self, start: int, stop: int, progress: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same, and the pathways that the model names before a label, in the first view.
+
+        Returns
+        -------
+        scores : float64 array, shape (n_views, n_cells, n_labels)
+        pathways : object array of str, shape (n_cells,)
+            Empty where the cell has no known gene, or the model names none.
+        """
+        pathways = np.full(stop - start, "", dtype=object)
         texts = {name: column[start:stop] for name, column in self.texts.items()}
         scores = np.full((self.views, stop - start, len(self._answers)), np.nan)
         for view in range(self.views):
@@ -512,8 +537,13 @@ class LabelScorer:
             prompts = label_prompts(
                 self.model, CELL_TYPE, cells, texts, some, view, self.seed, self.top_k
             )
-            scores[view, some] = self._engine.score(prompts, self._answers, progress)
-        return scores
+            planned = with_pathways(
+                self._engine, self.model, CELL_TYPE, prompts, Sampling(temperature=0)
+            )
+            if view == 0 and planned.pathways is not None:
+                pathways[some] = planned.pathways
+            scores[view, some] = self._engine.score(planned.prompts, self._answers, progress)
+        return scores, pathways
 
 
 def candidates(

@@ -17,6 +17,7 @@ from c2s.common.errors import InputError, UsageError, listing, warn
 from c2s.common.progress import progress_bar
 from c2s.common.seeds import generator
 from c2s.decoding.engine import GradientPath, TransformersEngine
+from c2s.decoding.pathways import line_before
 from c2s.decoding.prompts import label_answers
 from c2s.models.directory import Model
 from c2s.tasks.single_cell import CELL_TYPE
@@ -201,6 +202,11 @@ class Question:
         UsageError, InputError
             As `annotate`, or there is only one label.
         """
+        if line_before(model, CELL_TYPE) is not None:
+            raise UsageError(
+                "the model names pathways before a label (pathways in c2s.json), and what a gene does through them is "
+                "not explained; explain takes models that answer at once"
+            )
         found = candidates(model, labels, strict)
         if len(found) < 2:
             raise UsageError(

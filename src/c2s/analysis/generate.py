@@ -106,9 +106,10 @@ def generate(
     -------
     AnnData
         `X`: reconstructed expression `log10(1 + ·)`, CSR float32 (SPEC §3); `obs`: each condition that was given
-        (`cell_type`, `tissue`, `organism`), `cell_sentence`, `prompt` (what the model was given), and `sample` where
-        an answer is a sample of cells; `var`: the model's genes as written in sentences, and `symbol` in original
-        case; `uns["c2s"]["generate"]`: the request as asked and as understood, seed, model and versions.
+        (`cell_type`, `tissue`, `organism`), `cell_sentence`, `prompt` (what the model was given), `sample` where
+        an answer is a sample of cells, and `pathways` where the model names them before a cell; `var`: the model's
+        genes as written in sentences, and `symbol` in original case; `uns["c2s"]["generate"]`: the request as asked and
+        as understood, seed, model and versions.
 
     Raises
     ------
@@ -152,9 +153,11 @@ def generate(
     else:
         given = {"tissue": tissue, **conditions}
         asked = _asked(model, cell_type, given, organism, n, per_sample, choice, strict)
-    cells, prompts = write_cells(model, asked, choice, sampling, batch_size, engine)
-    adata = _to_adata(model, cells, asked.fields, sampling)
-    adata.obs["prompt"] = pd.Categorical(prompts)
+    written = write_cells(model, asked, choice, sampling, batch_size, engine)
+    adata = _to_adata(model, written.cells, asked.fields, sampling)
+    adata.obs["prompt"] = pd.Categorical(written.prompts)
+    if written.pathways is not None:
+        adata.obs["pathways"] = pd.Categorical(written.pathways)
     if asked.task is not None and asked.task.kind == "multi":
         adata.obs["sample"] = pd.Categorical([f"{sampling.seed}-{i}" for i in asked.sample])
     understood = str(request) if request is not None and not request.unknown else None
@@ -359,7 +362,7 @@ def generate_cells(
     }
     asked = AskedCells(n, CONDITIONAL_CELL, fields)
     choice = gene_choice(model, top_k, genes=genes)
-    return write_cells(model, asked, choice, sampling, batch_size, engine)[0]
+    return write_cells(model, asked, choice, sampling, batch_size, engine).cells
 
 
 def _organism(model: Model, organism: str | None, strict: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from c2s.constraints.trie import GeneSentenceState
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import Engine
 from c2s.decoding.opening import EngineName, engine_for
+from c2s.decoding.pathways import line_sampling, with_pathways
 from c2s.decoding.sampling import Sampling
 from c2s.models.directory import Model
 from c2s.tasks.base import Task
@@ -59,6 +60,24 @@ class AskedCells:
     def sample(self) -> np.ndarray:
         """The answer that each cell is in. int64, shape (n,)."""
         return np.arange(self.n) // self.per_sample
+
+
+class WrittenCells(NamedTuple):
+    """Cells that a model wrote.
+
+    Attributes
+    ----------
+    cells
+        Each with exactly as many genes as were asked for.
+    prompts
+        The prompt of each cell.
+    pathways
+        The pathways that were named before each cell; None where the task names none.
+    """
+
+    cells: RankedCells
+    prompts: list[str]
+    pathways: list[str] | None
 
 
 def gene_choice(
@@ -123,17 +142,15 @@ def write_cells(
     sampling: Sampling,
     batch_size: int | None = None,
     engine: EngineName | Engine = "transformers",
-) -> tuple[RankedCells, list[str]]:
+) -> WrittenCells:
     """Write the cells that are asked for, each answer in a wording drawn by the seed.
 
-    Returns
-    -------
-    tuple
-        The cells, each with exactly `choice.n_genes` genes, and the prompt of each.
+    Where the model learned to name pathways before the cells of the task, it does so first, with draws of their own.
     """
     prompts = _prompts(model, asked, choice.n_genes, sampling.seed)
     sizes = asked.sizes
     cells: list[list[np.ndarray]] = [[] for _ in prompts]
+    named: dict[int, str] = {}
     with (
         engine_for(model, engine, batch_size) as opened,
         progress_bar("Generating", len(prompts)) as progress,
@@ -141,16 +158,22 @@ def write_cells(
         for order, size in enumerate(sorted({int(s) for s in sizes}, reverse=True)):
             rows = np.flatnonzero(sizes == size)
             begin, constraint = answer_constraint(model, _texts_around(model, asked, size), choice)
-            ids = [np.append(model.encode_prompt(prompts[row]), begin) for row in rows]
             # The draws of a prompt belong to its place in the call: another call needs another seed.
             seeded = _reseeded(sampling, order)
+            planned = with_pathways(
+                opened, model, asked.task, [model.encode_prompt(prompts[row]) for row in rows],
+                line_sampling(seeded),
+            )  # fmt: skip
+            named |= dict(zip(rows.tolist(), planned.pathways or [], strict=False))
+            ids = [np.append(prompt, begin) for prompt in planned.prompts]
             states = opened.generate(ids, constraint, seeded, progress, len(begin))
             for row, state in zip(rows, states, strict=True):
                 cells[row] = [choice.columns[genes] for genes in _cells_of(state)]
     texts = [model.tokenizer.text(prompt) for prompt in prompts]
-    return (
+    return WrittenCells(
         RankedCells.from_columns([cell for answer in cells for cell in answer], model.vocabulary),
         [texts[answer] for answer in asked.sample],
+        [named[answer] for answer in asked.sample.tolist()] if named else None,
     )
 
 

@@ -99,6 +99,15 @@ def annotate(
             show_default=False,
         ),
     ] = None,
+    pathways_key: Annotated[
+        str | None,
+        typer.Option(
+            "--pathways-key",
+            help="Column of obs for the pathways that the model names before its answer, where it learned to; by "
+            "default c2s_pathways.",
+            show_default=False,
+        ),
+    ] = None,
     entropy_key: Annotated[
         str | None,
         typer.Option(
@@ -230,6 +239,7 @@ def annotate(
                 Annotation(
                     rows, open_model(model, device, dtype, device_map, quantize, profile, prompts, engine),
                     wanted, key_added=column, confidence_key=sure, top_n=top_n,
+                    pathways_key=pathways_key or "c2s_pathways",
                     entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
                     ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off,
                     engine=engine, **shared,
@@ -247,6 +257,7 @@ def annotate(
             "--labels-below": labels_below,
             "--every-term": every_term, "--ontology": ontology, "--label-terms": label_terms,
             "--chunk-size": chunk_size, "--engine": engine != "transformers",
+            "--pathways-key": pathways_key,
         }  # fmt: skip
         if given := [option for option, value in alone.items() if value]:
             raise UsageError(f"{given[0]} goes with --what cell_type, not with {what}")

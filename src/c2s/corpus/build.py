@@ -41,10 +41,13 @@ from c2s.corpus.unit import (
     shared_digest,
 )  # fmt: skip
 from c2s.knowledge.gene_sets import read_gmt
+from c2s.knowledge.pathways import PathwaySets
+from c2s.tasks.pathways import PathwayLine, line, line_constraint
 from c2s.tasks.prompts import load_prompts
 from c2s.tasks.registry import TASKS
 from c2s.teachers.abstracts import read_abstracts
 from c2s.tokens.tokenizer import (
+    CellTokenizer,
     add_gene_tokens,
     load_tokenizer,
     save_tokenizer,
@@ -74,6 +77,17 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True)
+class PathwayFile:
+    """The gene sets whose names may stand before answers."""
+
+    path: str
+    resolved: str
+    sha256: str
+    names: list[str]
+    """Of the sets that have enough genes among those of all sources."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that is decided before the first matrix is read."""
 
@@ -97,6 +111,8 @@ class Plan:
     """The genes of all sources."""
     teacher: dict[str, Any] | None
     """What asking for paraphrases would take, where they are not asked for yet."""
+    pathways: PathwayFile | None = None
+    """Where pathways are named before answers."""
 
     def units(self, genes: Mapping[str, str], tokenizer: str) -> list[Unit]:
         """Return the pieces of work, in the order of their names.
@@ -127,6 +143,10 @@ class Plan:
         recipe = self.recipe.deciding()
         for name in ("sources", "gene_sets", "abstracts", "paraphrases", "split"):
             del recipe[name]
+        if self.pathways is not None:
+            recipe["pathways"]["gene_sets"] = (
+                self.pathways.sha256
+            )  # what the file says, wherever it lies
         wording = load_prompts(prompts_path(self.recipe, self.folder)).texts()
         # Other versions of these may write other bytes for the same content.
         versions = [metadata.version(name) for name in ("numpy", "pandas", "pyarrow", "tokenizers")]
@@ -226,13 +246,11 @@ def make_plan(
     abstracts, abstracts_sha, teacher = _abstracts(
         recipe, folder, set(donors), notes, on_stage, trial
     )
-    words = sorted(
-        {
-            w
-            for _, index in sources.values()
-            for w in words_path(work, index.look).read_text("utf-8").split("\n")
-        }
-    )
+    vocabularies = {
+        file.path: words_path(work, index.look).read_text("utf-8").split("\n")
+        for file, index in sources.values()
+    }
+    words = sorted({w for own in vocabularies.values() for w in own})
     gene_sets = _gene_sets(recipe, folder)
     return Plan(
         recipe,
@@ -246,6 +264,7 @@ def make_plan(
         abstracts_sha,
         words,
         teacher,
+        _pathways(recipe, folder, words, vocabularies),
     )
 
 
@@ -401,6 +420,42 @@ def _gene_sets(recipe: CorpusRecipe, folder: Path) -> dict[str, tuple[str, str, 
     return dict(sorted(found.items()))
 
 
+def _pathways(
+    recipe: CorpusRecipe,
+    folder: Path,
+    words: Sequence[str],
+    vocabularies: Mapping[str, Sequence[str]],
+) -> PathwayFile | None:
+    """Return the gene sets that are named before answers.
+
+    Raises
+    ------
+    InputError
+        They cannot be read, or too few have enough genes among those of a source; `vocabularies` holds the words of
+        each.
+    """
+    wanted = recipe.pathways
+    if wanted is None:
+        return None
+    path = str(folder / wanted.gene_sets)
+    sets = read_gmt(path)
+
+    def names_in(own: Sequence[str]) -> list[str]:
+        vocabulary = GeneVocabulary.from_words(sorted(set(own)))
+        return list(PathwaySets.of(sets, vocabulary, wanted.min_genes).names)
+
+    try:
+        for source, own in vocabularies.items():
+            if (n := len(names_in(own))) < wanted.number:
+                raise InputError(
+                    f"{n} of its sets have {wanted.min_genes} genes or more among those of {source}, and "
+                    f"{wanted.number} are to be named"
+                )
+        return PathwayFile(_beside(path, folder), path, sha256(path), names_in(words))
+    except InputError as error:
+        raise InputError(f"pathways.gene_sets: {wanted.gene_sets}: {error}") from error
+
+
 # --- building ---------------------------------------------------------------------------------
 
 
@@ -529,8 +584,12 @@ def _tokenizer(plan: Plan, out: Path) -> str:
     else:
         local = plan.folder / recipe.tokenizer
         backend = load_tokenizer(local if local.exists() else recipe.tokenizer)
+    vocabulary = GeneVocabulary.from_words(plan.words)
     if recipe.tokens == "genes":
-        add_gene_tokens(backend, GeneVocabulary.from_words(plan.words))
+        add_gene_tokens(backend, vocabulary)
+    named = pathway_line(plan)
+    if named is not None:  # says so where the tokenizer does not allow it
+        line_constraint(CellTokenizer(backend, vocabulary, recipe.tokens), named)
     with atomic_directory(out / "tokenizer") as temporary:
         save_tokenizer(backend, temporary)
     with atomic_file(out / "genes.txt") as path:
@@ -545,7 +604,17 @@ def _texts(plan: Plan) -> list[str]:
     for name in ("organism", "tissue", "cell_type"):
         texts += sorted({v for _, index in plan.sources.values() for v in index.values[name]})
     texts += [t for study in sorted(plan.abstracts) for t in plan.abstracts[study]]
+    if plan.pathways is not None:
+        texts.append(line(plan.pathways.names))
     return texts + sorted({name for _, _, parts in plan.gene_sets.values() for name in parts})
+
+
+def pathway_line(plan: Plan) -> PathwayLine | None:
+    """Return what is named before answers, as models keep it; None for nothing."""
+    wanted = plan.recipe.pathways
+    if wanted is None or plan.pathways is None:
+        return None
+    return PathwayLine(names=plan.pathways.names, number=wanted.number, tasks=sorted(wanted.tasks))
 
 
 def _leave_shared(plan: Plan, out: Path, tokenizer_sha: str) -> None:
@@ -567,6 +636,10 @@ def _leave_shared(plan: Plan, out: Path, tokenizer_sha: str) -> None:
         "gene_sets": {sha: parts for sha, (_, _, parts) in plan.gene_sets.items()},
         "gene_set_files": {sha: resolved for sha, (_, resolved, _) in plan.gene_sets.items()},
     }
+    if plan.pathways is not None:
+        content["pathways"] = {
+            "resolved": plan.pathways.resolved, "sha256": plan.pathways.sha256,
+        }  # fmt: skip
     with atomic_file(out / "work" / "shared.json") as path:
         path.write_text(json.dumps(content, sort_keys=True, ensure_ascii=False), "utf-8")
     (out / "work" / "abstracts.arrow").unlink(missing_ok=True)
@@ -716,6 +789,11 @@ def _manifest(plan: Plan, records: Sequence[UnitRecord], tokenizer_sha: str) -> 
         }
         for sha, (file, index) in plan.sources.items()
     ]
+    named = pathway_line(plan)
+    pathways = {}
+    if named is not None and plan.pathways is not None:
+        facts = {"path": plan.pathways.path, "sha256": plan.pathways.sha256}
+        pathways = {"pathways": {**facts, **named.model_dump()}}
     return {
         "c2s": _VERSION,
         "layout": LAYOUT,
@@ -735,6 +813,7 @@ def _manifest(plan: Plan, records: Sequence[UnitRecord], tokenizer_sha: str) -> 
             "studies": len(plan.abstracts),
             "texts": sum(map(len, plan.abstracts.values())),
         },
+        **pathways,
         "tokenizer": {"sha256": tokenizer_sha, "mode": plan.recipe.tokens},
         "genes": len(plan.words),
         "splits": plan.splits,

@@ -8,18 +8,19 @@ drawn before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
 
-from c2s.cells.ranked import rank_matrix
+from c2s.cells.ranked import RankedCells, rank_matrix
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.config import Config
 from c2s.common.errors import UsageError
 from c2s.common.seeds import generator
 from c2s.tasks.base import Example
+from c2s.tasks.pathways import Pathways, with_line
 from c2s.tasks.prompts import PromptPack
 from c2s.tasks.registry import get_task
 
@@ -81,6 +82,8 @@ class OnlineExamples:
         Length of the stream; within a task every cell is seen once before any is seen again.
     seed
         Draws everything.
+    pathways
+        Names the pathways of cells before the answers of some tasks, in the genes of the table.
 
     Raises
     ------
@@ -96,8 +99,10 @@ class OnlineExamples:
         top_k: int,
         n_examples: int,
         seed: int,
+        pathways: Pathways | None = None,
     ) -> None:
         self.table, self.prompts, self.top_k, self.seed = table, prompts, top_k, seed
+        self.pathways = pathways
         self.task_ids = sorted(tasks)
         self.mixes = [tasks[t] for t in self.task_ids]
         for task in map(get_task, self.task_ids):
@@ -146,9 +151,20 @@ class OnlineExamples:
             wording = self.prompts.wording(task.id)
             values = {name: str(column[row]) for name, column in self.table.fields.items()}
             examples.append(task.example(wording, wording.pick(rng), values, cells.to_columns(i)))
-        return examples
+        return examples if self.pathways is None else _with_pathways(examples, cells, self.pathways)
 
     def _share_kept(self, position: int, rng: np.random.Generator) -> float:
         mix = self.mixes[self._task_of[position]]
         whole, share = rng.random(2)
         return 1.0 if mix.thin == 1 or whole < mix.unthinned else mix.thin + share * (1 - mix.thin)
+
+
+def _with_pathways(
+    examples: Sequence[Example], cells: RankedCells, pathways: Pathways
+) -> list[Example]:
+    """Return examples, one a cell, with the cell's pathways before the answer in the tasks that want that."""
+    written = list(examples)
+    which = [i for i, example in enumerate(examples) if example.task in pathways.tasks]
+    for i, text in zip(which, pathways.lines(cells, rows=np.array(which, np.int64)), strict=True):
+        written[i] = replace(examples[i], response=with_line(text, examples[i].response))
+    return written

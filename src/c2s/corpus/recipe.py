@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from c2s.cells.ranked import Ties
 from c2s.common.config import Config
 from c2s.common.errors import UsageError, listing, nearest
 from c2s.common.seeds import generator
+from c2s.tasks.pathways import check_tasks
 from c2s.tasks.registry import TASKS
 from c2s.teachers.config import TeacherConfig
 from c2s.tokens.tokenizer import TokenMode
@@ -151,6 +152,28 @@ class SplitRecipe(Config):
         return self
 
 
+class PathwayRecipe(Config):
+    """Pathways that are named before the answer (SPEC §17, row 4): the gene sets most enriched in the cell."""
+
+    gene_sets: str = Field(description="GMT file of gene sets, relative to the recipe.")
+    number: int = Field(3, ge=1, description="How many are named; not specified by the paper.")
+    min_genes: int = Field(
+        5,
+        ge=1,
+        description="Sets with fewer genes among those of a source are left out; not specified by the paper.",
+    )
+    tasks: list[str] = Field(
+        min_length=1,
+        description="Tasks with the pathways before their answer: of one cell, whose answer is a label or a cell.",
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _able(cls, tasks: list[str]) -> list[str]:
+        check_tasks(tasks)
+        return tasks
+
+
 def _refuse_idle(task: str, spec: TaskRecipe) -> None:
     """Refuse a setting that a task does not have."""
     kind = TASKS[task].kind
@@ -180,6 +203,9 @@ class CorpusRecipe(Config):
     )
     gene_sets: list[str] = Field(
         default_factory=list, description="GMT files, paths or globs relative to the recipe."
+    )
+    pathways: PathwayRecipe | None = Field(
+        None, description="Name the most enriched pathways before the answers of some tasks."
     )
     samples_per_gene_set: int = Field(
         10,
@@ -273,6 +299,9 @@ class CorpusRecipe(Config):
                     for name, value in (("genes", spec.genes), ("cells", spec.cells))
                     if value is not None
                 }
+        idle = sorted(set(self.pathways.tasks) - set(self.tasks)) if self.pathways else []
+        if idle:
+            raise ValueError(f"pathways.tasks: {idle[0]!r} is not among the tasks of the corpus")
         for name, (low, high) in ranges.items():
             if not 1 <= low <= high:
                 raise ValueError(f"{name} is {low} to {high}; expected 1 ≤ fewest ≤ most")
@@ -320,10 +349,10 @@ class CorpusRecipe(Config):
 
     def deciding(self) -> dict[str, Any]:
         """Return what decides the bytes of the corpus, as plain values: not who did the work."""
-        idle = (
-            set() if self.draw else {"draw"}
-        )  # corpora that were built before there was such a field stay whole
-        return self.model_dump(mode="json", exclude={"engine", "teacher"} | idle)
+        # Corpora that were built before there were such fields stay whole.
+        idle = {"draw": not self.draw, "pathways": self.pathways is None}
+        unused = {name for name, is_idle in idle.items() if is_idle}
+        return self.model_dump(mode="json", exclude={"engine", "teacher"} | unused)
 
     def digest(self) -> str:
         """Return the SHA-256 of what decides the bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from c2s.cells.ranked import RankedCells
 from c2s.common.seeds import generator
 from c2s.corpus.recipe import CorpusRecipe
 from c2s.tasks.base import Task
+from c2s.tasks.pathways import Pathways, with_line
 from c2s.tasks.prompts import PromptPack
 from c2s.tasks.registry import get_task
 from c2s.tokens.assemble import Assembler, Parts, TokenBatch
@@ -62,11 +63,14 @@ class UnitCells:
         A text or None for each cell, by field.
     abstracts
         The ways to write the abstract of each study that has one.
+    pathways
+        What names pathways before answers, in the genes of `ranked`.
     """
 
     ranked: RankedCells
     fields: Mapping[str, Sequence[str | None]]
     abstracts: Mapping[str, Sequence[str]]
+    pathways: Pathways | None = None
 
     @cached_property
     def known(self) -> dict[str, np.ndarray]:
@@ -213,7 +217,28 @@ def _finish(
 def write_out(samples: Sequence[Sample], cells: UnitCells, prompts: PromptPack) -> list[Parts]:
     """Return the prompt and the response of each sample."""
     writers = {t: _writer(get_task(t), cells, prompts) for t in {s.task for s in samples}}
-    return [writers[sample.task](sample) for sample in samples]
+    parts = [writers[sample.task](sample) for sample in samples]
+    return (
+        parts
+        if cells.pathways is None
+        else _with_pathways(samples, parts, cells.ranked, cells.pathways)
+    )
+
+
+def _with_pathways(
+    samples: Sequence[Sample], parts: Sequence[Parts], ranked: RankedCells, pathways: Pathways
+) -> list[Parts]:
+    """Return samples with the pathways of their cell before the answer, in the tasks that want that.
+
+    Of a cell the genes count that the sample has of it.
+    """
+    written = list(parts)
+    which = [i for i, sample in enumerate(samples) if sample.task in pathways.tasks]
+    rows = np.array([samples[i].rows[0] for i in which], np.int64)
+    n_genes = np.array([samples[i].genes for i in which], np.int64)
+    for i, text in zip(which, pathways.lines(ranked, n_genes, rows), strict=True):
+        written[i] = replace(parts[i], response=with_line(text, parts[i].response))
+    return written
 
 
 def _writer(task: Task, cells: UnitCells, prompts: PromptPack) -> Callable[[Sample], Parts]:
@@ -247,7 +272,8 @@ def fit(
     """Make every sample fit the context, as measured with the tokenizer; nothing is cut.
 
     A sample that is too long gets the largest number of genes with which it fits, then fewer cells, both within the
-    recipe's ranges; one that still does not fit is dropped and counted.
+    recipe's ranges; one that still does not fit is dropped and counted. Fewer genes may have other pathways, so with
+    a line of them the number is the largest but for what such lines differ by in length.
     """
 
     def measured(samples: list[Sample]) -> TokenBatch:

@@ -42,6 +42,8 @@ from c2s.corpus.shards import ShardFacts, pack, write_shard
 from c2s.corpus.sources import CellSource
 from c2s.corpus.splits import BY_CELL, CORPUS_PARTS, PARTS, split_by_hash
 from c2s.knowledge.gene_sets import GeneSet, read_gmt
+from c2s.knowledge.pathways import PathwaySets
+from c2s.tasks.pathways import Pathways
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.assemble import Assembler
 from c2s.tokens.tokenizer import CellTokenizer
@@ -117,8 +119,10 @@ class Shared:
         self._stamps: dict[str, list[int]] = {
             sha: f["stamp"] for sha, f in content["sources"].items()
         }
+        self.pathway_file: dict[str, str] | None = content.get("pathways")
         self._source: tuple[str, CellSource] | None = None
         self._assembler: tuple[str, Assembler] | None = None
+        self._pathways: tuple[str, Pathways] | None = None
 
     @cached_property
     def prompts(self) -> PromptPack:
@@ -153,6 +157,21 @@ class Shared:
             tokenizer = CellTokenizer(self.backend, self.source(sha).vocabulary, self.recipe.tokens)
             self._assembler = (sha, Assembler(tokenizer))
         return self._assembler[1]
+
+    def pathways(self, sha: str) -> Pathways | None:
+        """Return what names the pathways of the cells of a source, None where the recipe wants none."""
+        wanted, file = self.recipe.pathways, self.pathway_file
+        if wanted is None or file is None:
+            return None
+        if self._pathways is None or self._pathways[0] != sha:
+            if sha256(Path(file["resolved"])) != file["sha256"]:
+                raise InputError(
+                    f"{wanted.gene_sets}: was changed while the corpus was built; run the same command again"
+                )
+            sets = read_gmt(file["resolved"])
+            known = PathwaySets.of(sets, self.source(sha).vocabulary, wanted.min_genes)
+            self._pathways = (sha, Pathways(known, wanted.number, frozenset(wanted.tasks)))
+        return self._pathways[1]
 
     def genes(self, sha: str) -> np.ndarray | None:
         """Return which genes of a source are used, or None for all. bool, shape (n_genes,)."""
@@ -287,7 +306,7 @@ def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
     table = table.take(pa.array(looked.rows - unit.start))
     parts = _parts(shared, unit, looked, table)
     sentences = _sentences(shared, unit, looked, table)
-    cells = _cells_to_draw_from(shared, looked, table)
+    cells = _cells_to_draw_from(shared, looked, table, shared.pathways(unit.sha256))
     dropped: Counter[str] = Counter()
     for k, part in enumerate(CORPUS_PARTS):
         rows = np.flatnonzero(parts == k)
@@ -308,13 +327,15 @@ def _build_cells(shared: Shared, unit: Unit) -> UnitRecord:
     return record
 
 
-def _cells_to_draw_from(shared: Shared, looked: _Looked, table: pa.Table) -> UnitCells | None:
+def _cells_to_draw_from(
+    shared: Shared, looked: _Looked, table: pa.Table, pathways: Pathways | None
+) -> UnitCells | None:
     """Return what samples are drawn from, or None where the recipe wants none."""
     if not shared.recipe.samples_per_cell:
         return None
     fields: dict[str, list[str | None]] = {f: _texts(table[f]) for f in FIELDS}
     studies = sorted({s for s in fields["study"] if s is not None})
-    return UnitCells(looked.ranked, fields, shared.abstracts(studies))
+    return UnitCells(looked.ranked, fields, shared.abstracts(studies), pathways)
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:

@@ -17,6 +17,7 @@ from c2s.common.errors import InputError, UsageError, listing
 from c2s.models.adapters import AdapterBase
 from c2s.models.attention import PromptAttention
 from c2s.models.released import Released, find_profile, load_wording, profiles
+from c2s.tasks.pathways import PathwayLine
 from c2s.tokens.tokenizer import TokenMode
 
 C2S_JSON = "c2s.json"
@@ -69,6 +70,10 @@ class ModelCard(Config):
     attention: PromptAttention = Field(
         default_factory=PromptAttention,
         description="What tokens of a prompt see; decoding reads prompts as training did.",
+    )
+    pathways: PathwayLine | None = Field(
+        default=None,
+        description="Pathways that are named before the answers of some tasks; decoding writes them first.",
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Where the weights come from."

@@ -16,6 +16,7 @@ from c2s.corpus.reader import ShardReader
 from c2s.corpus.show import read_manifest
 from c2s.decoding.answers import GeneChoice, answer_constraint, texts_around
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.pathways import behind_lines, line_sampling, with_pathways
 from c2s.decoding.prompts import label_answers
 from c2s.decoding.sampling import Sampling
 from c2s.metrics.sentences import overlap
@@ -122,9 +123,11 @@ def label_answered(
     """Return the most probable label behind each prompt, of all that the model was trained on, and the true one."""
     labels = model.known(task.target)
     prompts = [s.ids[: s.prompt_length] for s in samples]
-    scores = TransformersEngine(model).score(prompts, label_answers(model, task, labels))
+    engine = TransformersEngine(model)
+    planned = with_pathways(engine, model, task, prompts, Sampling(temperature=0))
+    scores = engine.score(planned.prompts, label_answers(model, task, labels))
     # Read by the answer's tokens: a label that was never trained on is true all the same.
-    true = [_text(model, s) for s in samples]
+    true = _texts(model, task, samples)
     parsed = [task.parse_label(text, labels) or text for text in true]
     return [labels[k] for k in scores.argmax(1)], parsed
 
@@ -136,7 +139,7 @@ def gene_overlaps(
 
     A generated cell is cut to as many genes as the true one has.
     """
-    words = [sentence_words(_text(model, s), model.vocabulary) for s in samples]
+    words = [sentence_words(text, model.vocabulary) for text in _texts(model, task, samples)]
     true = [columns[columns >= 0] for columns in words]
     sizes = np.array([len(cell) for cell in true])
     columns = np.arange(len(model.vocabulary), dtype=np.int32)
@@ -149,16 +152,20 @@ def gene_overlaps(
             columns, min(int(sizes[rows].max()), len(columns)), np.empty(0, np.int32)
         )
         begin, constraint = answer_constraint(model, texts, choice)
-        prompts = [np.append(samples[i].ids[: samples[i].prompt_length], begin) for i in rows]
+        asked = [samples[i].ids[: samples[i].prompt_length] for i in rows]
         # Draws belong to the place of a prompt in its call: every call needs a seed of its own.
-        states = engine.generate(prompts, constraint, Sampling(temperature, seed=seed + k))
+        sampling = Sampling(temperature, seed=seed + k)
+        planned = with_pathways(engine, model, task, asked, line_sampling(sampling))
+        prompts = [np.append(prompt, begin) for prompt in planned.prompts]
+        states = engine.generate(prompts, constraint, sampling)
         for i, state in zip(rows, states, strict=True):
             written = cast(GeneSentenceState, state).genes  # columns, as all are allowed
             found[i] = overlap(written[: sizes[i]], true[i].tolist())
     return found
 
 
-def _text(model: Model, sample: TokenSample) -> str:
-    """Return the response of a sample."""
-    ids = [int(i) for i in sample.ids[sample.prompt_length :]]
-    return model.tokenizer.decode(ids[:-1] if ids[-1] == model.tokenizer.eos_id else ids)
+def _texts(model: Model, task: Task, samples: Sequence[TokenSample]) -> list[str]:
+    """Return the answers of samples, without pathways before them."""
+    responses = behind_lines(model, task, [s.ids[s.prompt_length :] for s in samples])
+    end = model.tokenizer.eos_id
+    return [model.tokenizer.decode(r[:-1] if r[-1] == end else r) for r in responses]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from c2s.common.errors import UsageError, missing_extra
+from c2s.common.errors import UsageError, listing, missing_extra
 from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import (
     ADAPTER_CONFIG,
@@ -29,6 +29,7 @@ from c2s.models.directory import (
 )
 from c2s.models.places import resolve_folder
 from c2s.models.presets import get_preset
+from c2s.tasks.pathways import PathwayLine
 from c2s.tokens.tokenizer import load_tokenizer
 from c2s.training.data import TrainingData
 from c2s.training.recipe import BaseRecipe, LoraRecipe
@@ -267,4 +268,27 @@ def _card(data: TrainingData, before: Model | None) -> ModelCard:
         tasks=sorted(tasks),
         conditions=conditions,
         inverse=inverse,
+        pathways=_pathways(data, None if before is None else before.card.pathways),
     )
+
+
+def _pathways(data: TrainingData, before: PathwayLine | None) -> PathwayLine | None:
+    """Return what is named before answers: that of the data, and the base's for tasks that are not trained on.
+
+    Raises
+    ------
+    UsageError
+        These are different pathways.
+    """
+    own = data.pathways
+    kept = [] if before is None else [t for t in before.tasks if t not in data.tasks]
+    if before is None or not kept:
+        return own
+    if own is None:
+        return before.model_copy(update={"tasks": kept})
+    if (own.names, own.number) != (before.names, before.number):
+        raise UsageError(
+            f"pathways: the base names others before the answers of {listing(kept)}, and a model names one list; "
+            "train on these tasks too, or give pathways.gene_sets and pathways.number of the base"
+        )
+    return own.model_copy(update={"tasks": sorted({*own.tasks, *kept})})

@@ -77,7 +77,7 @@ def model_card(
         "## How to load it",
         '```python\nimport c2s\n\nmodel = c2s.load_model("FOLDER")\nc2s.tl.annotate(adata, model)\n```',
         "## Tasks",
-        "\n".join(f"- `{task}`" for task in tasks),
+        _tasks(tasks, manifest.get("pathways")),
         "## Data",
         _data(manifest),
         "## Training",
@@ -92,6 +92,19 @@ def model_card(
         limits_of(manifest),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _tasks(tasks: Sequence[str], pathways: Mapping[str, Any] | None) -> str:
+    """Return the tasks, and which of them name pathways before their answer."""
+    lines = [f"- `{task}`" for task in tasks]
+    if pathways is not None:
+        named = listing([f"`{task}`" for task in pathways["tasks"]])
+        file = Path(pathways["path"]).name
+        lines.append(
+            f"\nBefore the answers of {named} it names {pathways['number']} of {len(pathways['names']):,} pathways "
+            f"(gene sets of {file}, SHA-256 `{pathways['sha256']}`)."
+        )
+    return "\n".join(lines)
 
 
 def sources_of(manifest: Mapping[str, Any]) -> str:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from c2s.common.errors import UsageError, listing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from c2s.models.attention import PromptAttention
     from c2s.training.data import TrainingData
     from c2s.training.recipe import TrainingRecipe
 
@@ -54,6 +57,34 @@ def check_place(recipe: TrainingRecipe) -> None:
         raise UsageError(
             f"optimisation.batch_size = {batch_size:,} cannot be shared out evenly to {processes:,} processes; give a "
             "multiple of it"
+        )
+
+
+def check_pathways(recipe: TrainingRecipe, folder: Path, attention: PromptAttention) -> None:
+    """Refuse pathways before answers where prompts are not read causally, before a corpus is drawn.
+
+    In training the pathways are part of the response, and when the model is asked they stand behind the prompt as the
+    answer's beginning: tokens of the prompt would see them there.
+
+    Raises
+    ------
+    UsageError
+        The data name pathways, and the attention is another one.
+    """
+    from c2s.corpus.show import read_manifest
+    from c2s.training.recipe import corpus_recipe
+
+    if attention.is_causal:
+        return
+    if recipe.data.corpus is not None:
+        named = read_manifest(folder / recipe.data.corpus).get("pathways")
+        field = "data.corpus"
+    else:
+        named, field = corpus_recipe(recipe.data, folder)[0].pathways, "data.recipe.pathways"
+    if named is not None:
+        raise UsageError(
+            f"attention.kind = {attention.kind!r} does not go together with {field}, which names pathways before "
+            "answers; give attention.kind: causal"
         )
 
 

@@ -20,6 +20,7 @@ from c2s.corpus.recipe import FIELDS, CorpusRecipe
 from c2s.corpus.redrawn import RedrawnCorpus
 from c2s.corpus.show import corpus_tokenizer, read_manifest
 from c2s.corpus.sources.paths import PACKAGED, expand
+from c2s.tasks.pathways import PathwayLine
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer
 from c2s.training.recipe import DataRecipe, corpus_recipe
@@ -93,6 +94,15 @@ class TrainingData:
         """The corpus's wording."""
         place = Path() if self.redrawn is None else self.redrawn.folder
         return load_prompts(prompts_path(self.recipe, place))
+
+    @cached_property
+    def pathways(self) -> PathwayLine | None:
+        """What is named before the answers of some tasks; None for nothing."""
+        found = self.manifest.get("pathways")
+        if found is None:
+            return None
+        own = {name: found[name] for name in PathwayLine.model_fields}
+        return PathwayLine.parse(own, f"{self.folder}: pathways")
 
     @property
     def top_k(self) -> int:

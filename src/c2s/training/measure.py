@@ -11,7 +11,9 @@ import torch
 
 from c2s.common.errors import UsageError
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.pathways import behind_lines, with_pathways
 from c2s.decoding.prompts import label_answers
+from c2s.decoding.sampling import Sampling
 from c2s.metrics.bootstrap import bootstrap_interval
 from c2s.models.attention import PromptReach
 from c2s.models.directory import Model
@@ -37,8 +39,8 @@ def attending_with(network: Any, implementation: str) -> Iterator[None]:
 class LabelAccuracy:
     """How often the most probable of the labels that are trained on is the true one, on given samples.
 
-    Labels are scored as annotation does (`TransformersEngine.score`), exactly and all at once. A sample whose true
-    label is none of those counts as wrong.
+    Labels are scored as annotation does (`TransformersEngine.score`), exactly and all at once, behind the pathways that
+    the model names where it learns to. A sample whose true label is none of those counts as wrong.
 
     Parameters
     ----------
@@ -71,7 +73,8 @@ class LabelAccuracy:
             answers = label_answers(model, task, labels[task.target])
             number = {tuple(answer): k for k, answer in enumerate(answers)}
             own = [s for s in samples if s.task == name]
-            true = [number.get(tuple(s.ids[s.prompt_length :].tolist()), -1) for s in own]
+            responses = behind_lines(model, task, [s.ids[s.prompt_length :] for s in own])
+            true = [number.get(tuple(response), -1) for response in responses]
             prompts = [s.ids[: s.prompt_length].astype(np.int32) for s in own]
             self._asked[name] = (prompts, answers, np.array(true))
 
@@ -86,7 +89,10 @@ class LabelAccuracy:
         with attending_with(self.model.network, self._implementation):
             engine = TransformersEngine(self.model)
             for name, (prompts, answers, true) in self._asked.items():
-                found[name] = engine.score(prompts, answers).argmax(1) == true
+                planned = with_pathways(
+                    engine, self.model, TASKS[name], prompts, Sampling(temperature=0)
+                )
+                found[name] = engine.score(planned.prompts, answers).argmax(1) == true
         return found
 
     def __call__(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_devi
 from c2s.models.places import resolve_folder
 from c2s.training.base import base_config, base_folder, check_lora, open_base
 from c2s.training.card import licence_of, model_card, write_card
-from c2s.training.checks import check_best, check_place
+from c2s.training.checks import check_best, check_pathways, check_place
 from c2s.training.data import TrainingData, fitted_line, open_data
 from c2s.training.hub import push_model
 from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights, read_weights
@@ -102,6 +102,7 @@ def prepare(
         if recipe.attention is None:
             attention = PromptAttention.parse(card.get("attention", {}), f"{source}: attention")
     _check_attention(recipe, attention, shape)
+    check_pathways(recipe, folder, attention)
     data = open_data(
         recipe.data, folder, work, packed=recipe.stage == "pretrain", seed=recipe.seed, context=context,
         tokenizer=None if source is None else str(Path(source).resolve()) if Path(source).is_dir() else source,
@@ -286,6 +287,11 @@ def _train(
     """Take the steps of a run that are left, and write what it leaves."""
     recipe = run.recipe
     model = open_base(recipe.base, run.folder, run.data, recipe.seed, recipe.lora, device)
+    if model.card.pathways is not None and not run.attention.is_causal:
+        raise UsageError(
+            f"attention.kind = {run.attention.kind!r}: the base names pathways before answers (pathways in its "
+            "c2s.json), which goes with causal attention only"
+        )
     model.card = model.card.model_copy(update={"attention": run.attention})
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None

@@ -147,6 +147,10 @@ def prepare_alignment(
         raise UsageError(
             "base.model: prompts of the model are not read causally; such models are not aligned"
         )
+    if card.pathways is not None and recipe.policy.task in card.pathways.tasks:
+        raise UsageError(
+            f"base.model: the model names pathways before answers of {recipe.policy.task}; such models are not aligned"
+        )
     if recipe.policy.task not in card.tasks:
         raise UsageError(
             f"policy.task = {recipe.policy.task}: the model was not trained on it; it knows: "
