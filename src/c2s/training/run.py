@@ -539,22 +539,20 @@ def _finish(
         "corpus": run.data.manifest["digest"],
         "seed": run.recipe.seed,
         "processes": trainer.args.world_size,
+        "divided": trainer.is_fsdp_enabled,
         "versions": library_versions(),
     }  # fmt: skip
     if not trainer.args.should_save:
         return facts
-    if not trainer.is_fsdp_enabled:
-        facts["metrics"] = _measured(run, model)
     line = fitted_line(run.recipe.data, run.folder, run.data)
-    model.card = model.card.model_copy(
-        update={
-            "inverse": line or model.card.inverse,
-            "training": {**facts, "recipe": run.recipe.model_dump(mode="json")},
-        }
-    )
+    model.card = model.card.model_copy(update={"inverse": line or model.card.inverse})
     if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
         model, weights = merged(model), None
+    # Before anything is measured: hours of training are not lost where that fails.
     model.save(out / "model", weights)
+    if not trainer.is_fsdp_enabled:
+        facts["metrics"] = _measured(run, model)
+    _note_training(out / "model", {**facts, "recipe": run.recipe.model_dump(mode="json")})
     _describe(run, model, facts, out / "model")
     if run.recipe.push_to_hub is not None:
         # Before the run counts as finished, so that --resume tries again.
@@ -562,6 +560,13 @@ def _finish(
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
     return facts
+
+
+def _note_training(folder: Path, training: dict[str, Any]) -> None:
+    """Write the facts of the training into the card of a model directory."""
+    card = json.loads((folder / C2S_JSON).read_text("utf-8"))
+    with atomic_file(folder / C2S_JSON) as path:
+        path.write_text(json.dumps({**card, "training": training}, indent=1) + "\n", "utf-8")
 
 
 def _measured(run: Prepared, model: Model) -> dict[str, dict[str, float]]:
@@ -581,7 +586,7 @@ def _describe(run: Prepared, model: Model, facts: dict[str, Any], folder: Path) 
     source = base_folder(run.recipe.base, run.folder)
     text = model_card(
         facts, run.recipe.model_dump(mode="json"), run.data.manifest, genes=len(model.vocabulary),
-        top_k=model.card.top_k, tasks=model.card.tasks,
+        top_k=model.card.top_k, tasks=model.card.tasks, pathways=model.card.pathways,
         licence=None if source is None else licence_of(resolve_folder(source)),
         on_hub=source is not None and not Path(source).is_dir(),
     )  # fmt: skip
