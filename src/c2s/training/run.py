@@ -387,8 +387,7 @@ def _check_out(recipe: TrainingRecipe, out: Path, resume: bool) -> None:
 
 def _is_of(out: Path, recipe: TrainingRecipe) -> bool:
     """Return whether the run in a folder is of a recipe."""
-    there: dict[str, Any] = yaml.safe_load((out / "recipe.yaml").read_text("utf-8"))
-    return there == recipe.model_dump(mode="json")
+    return recipe.is_what_stands_in(yaml.safe_load((out / "recipe.yaml").read_text("utf-8")))
 
 
 def _as_yaml(recipe: TrainingRecipe) -> str:
