@@ -1,5 +1,7 @@
 """On a device without float64, as Apple's GPUs, nothing is made in float64 there: seen on tensors without values."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,17 @@ def test_a_token_is_drawn(logits, sampling):
 def test_exact_numbers_are_on_the_processor(logits):
     exact = in_double(logits)
     assert (exact.device.type, exact.dtype) == ("cpu", torch.float64)
+
+
+def test_losses_of_samples_are_added_up_on_the_processor(logits):
+    from c2s.training.loop import PackedTrainer
+
+    trainer = SimpleNamespace(
+        task_names=("cell_type",), _seen=torch.zeros(2, 2, dtype=torch.float64)
+    )
+    batch = SimpleNamespace(tasks=torch.tensor([0, -1, 0]))
+    PackedTrainer._note(trainer, batch, logits[:, 0])
+    assert trainer._seen.device.type == "cpu"
 
 
 def test_elsewhere_numbers_stay_where_they_are():

@@ -7,7 +7,7 @@ import pytest
 import c2s
 from c2s.common.errors import UsageError
 from c2s.tasks.pathways import PathwayLine
-from c2s.training.base import _pathways
+from c2s.training.base import pathways_named
 from c2s.training.recipe import TrainingRecipe
 from c2s.training.run import run_recipe
 
@@ -90,11 +90,11 @@ def test_what_a_base_names_stays_for_tasks_that_are_not_trained_on():
     base = PathwayLine(names=["a", "b"], number=1, tasks=["cell_type", "cond_cell"])
     own = base.model_copy(update={"tasks": ["sc_lm"]})
     other = PathwayLine(names=["a", "c"], number=1, tasks=["cell_type"])
-    assert _pathways(Data(None, ["cell_type"]), None) is None
-    assert _pathways(Data(own, ["sc_lm"]), None) == own
-    assert _pathways(Data(None, ["cell_type", "cond_cell"]), base) is None
-    assert _pathways(Data(None, ["cell_type"]), base).tasks == ["cond_cell"]
-    assert _pathways(Data(own, ["sc_lm"]), base).tasks == ["cell_type", "cond_cell", "sc_lm"]
-    assert _pathways(Data(other, ["cell_type", "cond_cell"]), base) == other
+    assert pathways_named(Data(None, ["cell_type"]), None) is None
+    assert pathways_named(Data(own, ["sc_lm"]), None) == own
+    assert pathways_named(Data(None, ["cell_type", "cond_cell"]), base) is None
+    assert pathways_named(Data(None, ["cell_type"]), base).tasks == ["cond_cell"]
+    assert pathways_named(Data(own, ["sc_lm"]), base).tasks == ["cell_type", "cond_cell", "sc_lm"]
+    assert pathways_named(Data(other, ["cell_type", "cond_cell"]), base) == other
     with pytest.raises(UsageError, match="pathways: the base names others before the answers of cond_cell"):  # fmt: skip
-        _pathways(Data(other, ["cell_type"]), base)
+        pathways_named(Data(other, ["cell_type"]), base)

@@ -1,6 +1,7 @@
 """What a run leaves beside weights: best weights by accuracy, early stopping, speed, the model card, an upload."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,24 @@ def test_a_measurement_that_fails_leaves_the_model(small_corpus, tmp_path, monke
     assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() == before
 
 
+def test_the_best_weights_are_found_where_the_folder_was_moved_to(finished, small_corpus, tmp_path):
+    out = tmp_path / "moved"
+    shutil.copytree(finished[0], out)
+    (out / "run.json").unlink()
+    shutil.rmtree(out / "model")
+    # What is left where it was is of no use.
+    state = json.loads((out / "checkpoints" / "checkpoint-12" / "trainer_state.json").read_text())
+    state["best_model_checkpoint"] = str(tmp_path / "nowhere")
+    (out / "checkpoints" / "checkpoint-12" / "trainer_state.json").write_text(json.dumps(state))
+    recipe = TrainingRecipe.parse(RECIPE, "r.yaml")
+    facts = run_recipe(recipe, small_corpus, out, device="cpu", resume=True)
+    assert facts["best_step"] == finished[1]["best_step"]
+    before, after = (
+        (place / "model" / "model.safetensors").read_bytes() for place in (finished[0], out)
+    )
+    assert before == after
+
+
 def test_a_run_ends_when_nothing_gets_better(small_corpus, tmp_path):
     # So small a rate changes no answer: the first measurement stays the best.
     settings = {"steps": 12, "batch_size": 2, "learning_rate": 1e-12}
@@ -256,14 +275,22 @@ class TestCard:
         assert str(small_corpus) not in text  # no path of this machine
 
     def test_it_names_base_and_licence(self, finished, small_corpus, tmp_path):
-        import shutil
-
         base = tmp_path / "base"
         shutil.copytree(finished[0] / "model", base)
         (base / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A base\n")
+        known = json.loads((base / "c2s.json").read_text())
+        line = {"slope": -1.0, "intercept": 2.0}
+        (base / "c2s.json").write_text(json.dumps({**known, "inverse": {"old": line}}))
         out = tmp_path / "out"
         settings = {"steps": 2, "batch_size": 2}
-        run(small_corpus, out, base={"model": str(base)}, optimisation=settings, evaluation={})
+        run(
+            small_corpus, out, base={"model": str(base)}, optimisation=settings, evaluation={},
+            data={**RECIPE["data"], "inverse": "cut.h5ad"},
+        )  # fmt: skip
+        # The new line first, which is taken where none is named; the base's other lines stay.
+        inverse = json.loads((out / "model" / "c2s.json").read_text())["inverse"]
+        assert list(inverse) == ["cut", "old"]
+        assert inverse["old"] == line
         text = (out / "model" / "README.md").read_text("utf-8")
         assert yaml.safe_load(text.split("---")[1])["license"] == "cc-by-4.0"
         assert "Fine-tuned from the weights of" in text

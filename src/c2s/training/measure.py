@@ -181,7 +181,7 @@ def sample_losses(
     with attending_packed(network), torch.inference_mode():
         for rows in split_into_passes([len(s.ids) for s in samples], tokens_per_pass):
             batch = flatten([samples[i] for i in rows], learn, reach=reach)
-            losses[rows] = packed(batch.to(network.device), 1.0)[1].double().cpu().numpy()
+            losses[rows] = packed(batch.to(network.device), 1.0)[1].cpu().double().numpy()
     network.train(training)
     tasks = np.array([s.task or "unknown" for s in samples])
     return {str(name): losses[tasks == name] for name in np.unique(tasks)}
