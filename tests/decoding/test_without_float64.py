@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from c2s.decoding.sampling import Sampling, choose, in_double
+from c2s.training.loop import PackedTrainer
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -53,13 +54,11 @@ def test_exact_numbers_are_on_the_processor(logits):
 
 
 def test_losses_of_samples_are_added_up_on_the_processor(logits):
-    from c2s.training.loop import PackedTrainer
-
     trainer = SimpleNamespace(
         task_names=("cell_type",), _seen=torch.zeros(2, 2, dtype=torch.float64)
     )
     batch = SimpleNamespace(tasks=torch.tensor([0, -1, 0]))
-    PackedTrainer._note(trainer, batch, logits[:, 0])
+    PackedTrainer._note(trainer, batch, torch.empty(3, device=logits.device))
     assert trainer._seen.device.type == "cpu"
 
 

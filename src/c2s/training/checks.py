@@ -111,18 +111,18 @@ def check_devices(recipe: TrainingRecipe, device: str | None) -> None:
     Raises
     ------
     UsageError
-        There are several GPUs and one process, or a GPU is named by its number.
+        There are several GPUs and one process, or another GPU than the first is named.
     """
     import torch
 
-    if device is not None and device.startswith("cuda:"):
-        number = device.removeprefix("cuda:")
+    number = (device or "").removeprefix("cuda:")
+    if number.isdecimal() and int(number):
         raise UsageError(
             f"device={device!r}: training takes the first GPU that it sees; give device='cuda' and set "
             f"CUDA_VISIBLE_DEVICES={number}"
         )
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and recipe.base.device_map is None
-    if alone and device in (None, "cuda") and torch.cuda.device_count() > 1:
+    if alone and device in (None, "cuda", "cuda:0") and torch.cuda.device_count() > 1:
         raise UsageError(
             f"there are {torch.cuda.device_count()} GPUs, and each needs a process; start with --launch ddp-gpus, or "
             "set CUDA_VISIBLE_DEVICES=0"
