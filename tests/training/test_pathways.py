@@ -50,7 +50,7 @@ def recipe(pathways, task="cell_type", **changes):
 NAMED = {"gene_sets": "sets.gmt", "number": 2, "tasks": ["cell_type"]}
 
 
-def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut):
+def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut, monkeypatch):
     facts = run_recipe(recipe(NAMED), folder, tmp_path / "out", device="cpu")
     assert set(facts["metrics"]) == {"loss_cell_type", "accuracy_cell_type"}
     model = c2s.load_model(tmp_path / "out" / "model", device="cpu")
@@ -67,6 +67,7 @@ def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut)
         None, "cond_cell", base={"model": str(tmp_path / "out" / "model")},
         attention={"kind": "prefix"}, evaluation={"every": 2},
     )  # fmt: skip
+    monkeypatch.setattr("c2s.training.run.open_base", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(UsageError, match="attention.kind = 'prefix': the base names pathways before answers"):  # fmt: skip
         run_recipe(further, folder, tmp_path / "further", device="cpu")
 

@@ -453,10 +453,10 @@ class TestPermuted:
         )
 
     def test_a_sentence_without_genes_that_can_move_stays(
-        self, make_tokenizer, cut_genes, make_stream
+        self, mode, make_tokenizer, cut_genes, make_stream
     ):
         *_, plain, stream = self.streams(
-            "genes", make_tokenizer, cut_genes, make_stream, share=1, window=5
+            mode, make_tokenizer, cut_genes, make_stream, share=1, window=5
         )
         stream._rows = set()
         shown = next(s for s in plain if s.task == "cell_type")

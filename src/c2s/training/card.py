@@ -165,14 +165,10 @@ def _measured(facts: Mapping[str, Any]) -> str:
     """Return a table of what was measured."""
     metrics: Mapping[str, Mapping[str, float]] = facts["metrics"]
     if not metrics and facts.get("divided"):
-        found = ", ".join(f"`{k}` {v:.4f}" for k, v in facts["validation"].items())
+        told = ", ".join(f"`{k}` {v:.4f}" for k, v in facts["validation"].items())
         return (
             "Nothing was measured at the end, because FSDP divided the weights among processes"
-            + (
-                f"; in training, on validation samples, without intervals: {found}."
-                if found
-                else "."
-            )
+            + (f"; in training, on validation samples, without intervals: {told}." if told else ".")
         )
     if not metrics:
         return "Nothing was measured: there were no validation samples."
