@@ -104,6 +104,29 @@ def test_annotation_names_the_pathways_of_the_cell_first(model, cut, sets):
     assert "c2s_pathways" not in other.obs
 
 
+def test_the_command_refuses_a_column_for_what_is_not_named(
+    model_folder, cut, tmp_path, monkeypatch, capsys
+):
+    from c2s.cli import main
+
+    cut[:2].copy().write_h5ad(tmp_path / "cells.h5ad")
+    command = [
+        "annotate",
+        tmp_path / "cells.h5ad",
+        "-o",
+        tmp_path / "out.h5ad",
+        "--model",
+        model_folder,
+    ]
+    command += ["--pathways-key", "plan", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["c2s", *map(str, command)])
+    with pytest.raises(SystemExit) as stop:
+        main.main()
+    assert stop.value.code == 2
+    assert "--pathways-key: the model names no pathways" in capsys.readouterr().err
+    assert not (tmp_path / "out.h5ad").exists()
+
+
 @pytest.mark.parametrize("which", ["model", "text_model"])
 def test_scores_are_those_behind_the_most_probable_line(which, request, cut):
     asked = request.getfixturevalue(which)

@@ -1,5 +1,7 @@
 """On a device without float64, as Apple's GPUs, nothing is made in float64 there: seen on tensors without values."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from c2s.decoding.sampling import Sampling, choose, in_double
+from c2s.training.loop import PackedTrainer
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -48,6 +51,15 @@ def test_a_token_is_drawn(logits, sampling):
 def test_exact_numbers_are_on_the_processor(logits):
     exact = in_double(logits)
     assert (exact.device.type, exact.dtype) == ("cpu", torch.float64)
+
+
+def test_losses_of_samples_are_added_up_on_the_processor(logits):
+    trainer = SimpleNamespace(
+        task_names=("cell_type",), _seen=torch.zeros(2, 2, dtype=torch.float64)
+    )
+    batch = SimpleNamespace(tasks=torch.tensor([0, -1, 0]))
+    PackedTrainer._note(trainer, batch, torch.empty(3, device=logits.device))
+    assert trainer._seen.device.type == "cpu"
 
 
 def test_elsewhere_numbers_stay_where_they_are():

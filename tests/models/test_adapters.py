@@ -196,6 +196,33 @@ class TestRefused:
             load_model(tmp_path / "adapter", device="cpu")
 
 
+def test_weights_that_are_packed_count_as_what_they_stand_for():
+    class Packed(torch.nn.Parameter):
+        """As bitsandbytes has them: two weights a byte once they are on a GPU, and a state that says how."""
+
+        quant_state = None
+
+    whole = torch.nn.Parameter(torch.zeros(6, 5))
+    still = Packed(torch.zeros(6, 4), requires_grad=False)
+    packed = Packed(torch.zeros(12, 1, dtype=torch.uint8), requires_grad=False)
+    in_floats = Packed(torch.zeros(6, 1, dtype=torch.bfloat16), requires_grad=False)
+    packed.quant_state = in_floats.quant_state = object()
+    assert [weights.n_weights([p]) for p in (whole, still, packed, in_floats)] == [30, 24, 24, 24]
+    assert weights.n_weights([whole, packed]) == 54
+    network = torch.nn.Linear(5, 6, bias=False)
+    network.weight = packed
+    assert Model(network, None, None).n_parameters == 24
+
+
+def test_another_tokenizer_is_refused_with_the_name_of_the_base(bases, make_tokenizer, cut_genes):
+    network = directory.load_network(bases / "llama")
+    other = make_tokenizer(cut_genes, "text", 300)
+    with pytest.raises(UsageError, match="with tokenizer: owner/name$"):
+        take_tokens(network, bases / "llama", other, "owner/name")
+    with pytest.raises(UsageError, match="with tokenizer: .*/llama$"):
+        take_tokens(network, bases / "llama", other)
+
+
 def test_new_tokens_begin_as_the_mean_of_their_pieces(bases, adapter, cut_genes):
     own = load_tokenizer(bases / "llama")
     table = directory.load_network(bases / "llama").get_input_embeddings().weight

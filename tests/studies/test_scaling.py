@@ -1,6 +1,8 @@
 """A scaling study: its grid, that nothing finished is trained again, what it measures, its intervals, its figures."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +11,10 @@ import torch
 import yaml
 
 import c2s
-from c2s.common.errors import UsageError
+from c2s.common.errors import C2SWarning, UsageError
 from c2s.corpus.show import corpus_tokenizer, read_manifest
 from c2s.decoding.engine import TransformersEngine
+from c2s.decoding.prompts import label_answers
 from c2s.studies import scaling
 from c2s.studies.scaling import grid, run_scaling, training_recipe
 from c2s.studies.scaling_measures import (
@@ -24,7 +27,7 @@ from c2s.studies.scaling_recipe import ScalingRecipe, find_scaling
 from c2s.studies.scaling_results import Result, summarise
 from c2s.tasks.registry import TASKS
 from c2s.training.measure import sample_losses
-from c2s.training.recipe import TrainingRecipe
+from c2s.training.run import run_recipe
 from c2s.training.samples import CellStream
 
 CORPUS = {
@@ -199,12 +202,22 @@ class TestRun:
             patched.setattr("c2s.training.run.run_recipe", refuse)
             patched.setattr(scaling, "measure", refuse)
             again = run_scaling(recipe(), folder, out, device="cpu", workers=1)
+            # A version before such fields wrote these.
+            for path, names in (
+                (out / "recipe.yaml", ("corpus", "pathways")),
+                (out / "cells" / "xs-1-full-seed0" / "training" / "recipe.yaml", ("base", "dtype")),
+            ):
+                content = yaml.safe_load(path.read_text("utf-8"))
+                del content[names[0]][names[1]]
+                path.write_text(yaml.safe_dump(content), "utf-8")
             fewer = run_scaling(recipe(sizes=SIZES[:2]), folder, out, device="cpu", workers=1)
         assert again == summary
         of_two = [p for p in summary["points"] if p["size"] != "m"]
         assert fewer["points"] == of_two
+        written = (out / "recipe.yaml").read_text("utf-8")
         with pytest.raises(UsageError, match="holds a training with other settings"):
             run_scaling(recipe(optimisation={"steps": 9}), folder, out, device="cpu", workers=1)
+        assert (out / "recipe.yaml").read_text("utf-8") == written
         with pytest.raises(UsageError, match="a study with another 'corpus'"):
             run_scaling(
                 recipe(corpus={**CORPUS, "samples_per_cell": 3}),
@@ -238,20 +251,32 @@ class TestRun:
             assert mine["tokens"] == theirs["tokens"]
         assert not (out / "cells" / "xs-1-full-seed0" / "training" / "checkpoints").exists()
 
-    def test_adapters_are_trained_or_refused_at_once(self, folder):
+    def test_adapters_are_trained_on_their_base_and_anew_on_another(self, folder, monkeypatch):
         study = recipe(sizes=SIZES[:1], adapters={"settings": {"rank": 2}})
         out = folder / "adapters"
-        if "lora" not in TrainingRecipe.model_fields:
-            with pytest.raises(UsageError, match="unknown field 'lora'"):
-                run_scaling(study, folder, out, device="cpu", workers=1)
-            assert not out.exists()
-            return
         summary = run_scaling(study, folder, out, device="cpu", workers=1)
         lora = [p for p in summary["points"] if p["method"] == "lora"]
         full = [p for p in summary["points"] if p["method"] == "full"]
         assert {p["fraction"] for p in lora} == {1.0}
         assert lora[0]["body"] == full[0]["body"]  # merged
         assert lora[0]["flops"] == 4 * lora[0]["body"] * lora[0]["tokens"]
+        trained, measured = [], []
+
+        def train(training, place, into, **options):
+            trained.append(into.parent.name)
+            assert not (into.parent / "measured").exists()
+            return run_recipe(training, place, into, **options)
+
+        def measure_it(*arguments, **options):
+            measured.append(1)
+            return measure(*arguments, **options)
+
+        monkeypatch.setattr("c2s.training.run.run_recipe", train)
+        monkeypatch.setattr(scaling, "measure", measure_it)
+        shutil.rmtree(out / "cells" / "xs-0.5-full-seed0" / "training")
+        run_scaling(study, folder, out, device="cpu", workers=1)
+        assert trained == ["xs-0.5-full-seed0", "xs-1-lora-seed0"]
+        assert len(measured) == 2
 
 
 class TestMeasures:
@@ -345,6 +370,33 @@ class TestMeasures:
         # A cell has 16 of some 130 genes: 12 % by chance.
         assert 30 < found.mean() < 100
 
+    def test_samples_without_room_are_left_out(self, model, make_stream, monkeypatch):
+        stream = make_stream(40, tasks=("cell_type", "cond_cell"), seed=5)
+        drawn = CellStream(stream, model.tokenizer).at(np.arange(40))
+        own = {t: [s for s in drawn if s.task == t] for t in ("cell_type", "cond_cell")}
+        longest = max(map(len, label_answers(model, TASKS["cell_type"], model.known("cell_type"))))
+        lengths = np.array([s.prompt_length for s in own["cell_type"]])
+        context = int(np.median(lengths)) + longest
+        monkeypatch.setattr(model.network.config, "max_position_embeddings", context)
+        # Prompts of cells are short: behind all but the longest there is room.
+        with pytest.warns(C2SWarning, match="samples left out of the accuracy of cell_type"):
+            found = measure(model, own, generated=9, temperature=1.0, seed=0)
+        assert (
+            np.isnan(found["cell_type", "accuracy"]).tolist()
+            == (lengths > context - longest).tolist()
+        )
+        assert 0 < np.isnan(found["cell_type", "accuracy"]).sum() < len(lengths)
+        assert not np.isnan(found["cell_type", "loss"]).any()
+        # A cell of 16 genes, each one token, and what stands around them.
+        shortest = min(s.prompt_length for s in own["cond_cell"][:9])
+        monkeypatch.setattr(model.network.config, "max_position_embeddings", shortest)
+        with pytest.warns(C2SWarning, match="9 of 9 samples left out of the overlap of cond_cell"):
+            assert np.isnan(
+                measure(
+                    model, {"cond_cell": own["cond_cell"]}, generated=9, temperature=1.0, seed=0
+                )["cond_cell", "overlap"]
+            ).all()
+
     def test_texts_are_scored_where_a_label_answers(self, trained):
         model, samples = trained
         labels = model.known("cell_type")
@@ -391,6 +443,17 @@ class TestIntervals:
         assert fit["power"]["c"]["high"] - fit["power"]["c"]["low"] < 0.25
         points = summarise(recipe(resamples=200), self.planted(0))["points"]
         assert points[0]["high"] - points[0]["low"] == pytest.approx(4 * 0.5 / 200**0.5, rel=0.3)
+
+    def test_samples_that_one_training_was_not_measured_on_count_for_none(self):
+        whole = self.planted(0)
+        holed, cut = [], []
+        for k, r in enumerate(whole):
+            values = r.values["t", "loss"].copy()
+            cut.append(replace(r, values={("t", "loss"): np.delete(values, [3, 7])}))
+            values[[3, 7][k % 2]] = np.nan
+            holed.append(replace(r, values={("t", "loss"): values, ("t", "x"): values * np.nan}))
+        study = recipe(resamples=50)
+        assert summarise(study, holed) == summarise(study, cut)
 
     def test_seeds_widen_them(self):
         results = self.planted(0, seeds=3)

@@ -7,7 +7,7 @@ import pytest
 import c2s
 from c2s.common.errors import UsageError
 from c2s.tasks.pathways import PathwayLine
-from c2s.training.base import _pathways
+from c2s.training.base import pathways_named
 from c2s.training.recipe import TrainingRecipe
 from c2s.training.run import run_recipe
 
@@ -50,7 +50,7 @@ def recipe(pathways, task="cell_type", **changes):
 NAMED = {"gene_sets": "sets.gmt", "number": 2, "tasks": ["cell_type"]}
 
 
-def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut):
+def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut, monkeypatch):
     facts = run_recipe(recipe(NAMED), folder, tmp_path / "out", device="cpu")
     assert set(facts["metrics"]) == {"loss_cell_type", "accuracy_cell_type"}
     model = c2s.load_model(tmp_path / "out" / "model", device="cpu")
@@ -67,6 +67,7 @@ def test_a_run_keeps_what_is_named_and_measures_behind_it(folder, tmp_path, cut)
         None, "cond_cell", base={"model": str(tmp_path / "out" / "model")},
         attention={"kind": "prefix"}, evaluation={"every": 2},
     )  # fmt: skip
+    monkeypatch.setattr("c2s.training.run.open_base", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(UsageError, match="attention.kind = 'prefix': the base names pathways before answers"):  # fmt: skip
         run_recipe(further, folder, tmp_path / "further", device="cpu")
 
@@ -90,11 +91,11 @@ def test_what_a_base_names_stays_for_tasks_that_are_not_trained_on():
     base = PathwayLine(names=["a", "b"], number=1, tasks=["cell_type", "cond_cell"])
     own = base.model_copy(update={"tasks": ["sc_lm"]})
     other = PathwayLine(names=["a", "c"], number=1, tasks=["cell_type"])
-    assert _pathways(Data(None, ["cell_type"]), None) is None
-    assert _pathways(Data(own, ["sc_lm"]), None) == own
-    assert _pathways(Data(None, ["cell_type", "cond_cell"]), base) is None
-    assert _pathways(Data(None, ["cell_type"]), base).tasks == ["cond_cell"]
-    assert _pathways(Data(own, ["sc_lm"]), base).tasks == ["cell_type", "cond_cell", "sc_lm"]
-    assert _pathways(Data(other, ["cell_type", "cond_cell"]), base) == other
+    assert pathways_named(Data(None, ["cell_type"]), None) is None
+    assert pathways_named(Data(own, ["sc_lm"]), None) == own
+    assert pathways_named(Data(None, ["cell_type", "cond_cell"]), base) is None
+    assert pathways_named(Data(None, ["cell_type"]), base).tasks == ["cond_cell"]
+    assert pathways_named(Data(own, ["sc_lm"]), base).tasks == ["cell_type", "cond_cell", "sc_lm"]
+    assert pathways_named(Data(other, ["cell_type", "cond_cell"]), base) == other
     with pytest.raises(UsageError, match="pathways: the base names others before the answers of cond_cell"):  # fmt: skip
-        _pathways(Data(other, ["cell_type"]), base)
+        pathways_named(Data(other, ["cell_type"]), base)

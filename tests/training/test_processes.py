@@ -317,7 +317,7 @@ class TestStopped:
         assert codes == [130]
         assert said[0].splitlines() == [
             "Training …",
-            f"c2s: stopped; go on with: c2s train {recipe} --out {out} --resume",
+            f"c2s: stopped; go on with: c2s train {recipe} --out {out} --device cpu --resume",
         ]
 
     def test_a_finished_run_is_left_as_it_is(self, runs, whole):

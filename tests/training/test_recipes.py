@@ -116,6 +116,10 @@ BROKEN = [
     ({"optimisation": {"steps": 4, "learning_rate": 0}}, "optimisation.learning_rate = 0"),
     ({"optimisation": {"steps": 4, "warmup": 1.5}}, "warmup = 1.5: a share is below 1"),
     ({"optimisation": {"steps": 4, "precision": "float16"}}, "optimisation.precision = 'float16'"),
+    ({"optimisation": {"steps": 4, "schedule": "linear", "final_rate": 0.1}}, "optimisation: final_rate = 0.1 goes with schedule: cosine, not with linear"),
+    ({"optimisation": {"steps": 4, "betas": [0.9, 1.0]}}, "optimisation.betas.1 = 1.0: input should be less than 1"),
+    ({"data": {"corpus": "corpus", "workers": 2}}, "data.workers = 2"),
+    ({"data": {"corpus": "corpus", "inverse": "gone.h5ad"}}, "data.inverse: gone.h5ad: nothing in"),
     ({"trackers": ["tensorbord"]}, "trackers.0 = 'tensorbord'"),
     ({"trackers": ["wandb"]}, "trackers: wandb is not installed"),
     ({"evaluation": {"patience": 2}}, "'patience' needs 'best'"),
@@ -166,6 +170,33 @@ def test_a_batch_that_processes_cannot_share(small_corpus, tmp_path, no_training
         C2SError, match=r"optimisation\.batch_size = 32 cannot be shared out evenly to 3"
     ):
         run_recipe(recipe, small_corpus, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("device", "line"), [(None, "there are 2 GPUs, and each needs a process"), ("cuda:1", "device='cuda:1'")]
+)  # fmt: skip
+def test_devices_that_one_process_cannot_train_on(
+    device, line, small_corpus, tmp_path, no_training, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    recipe = TrainingRecipe.parse(GOOD, "r.yaml")
+    with pytest.raises(C2SError, match=line) as error:
+        run_recipe(recipe, small_corpus, tmp_path / "out", device=device)
+    assert "CUDA_VISIBLE_DEVICES=" in str(error.value)
+
+
+def test_a_recipe_of_an_earlier_version_is_the_same():
+    recipe = TrainingRecipe.parse(GOOD, "r.yaml")
+    written = recipe.model_dump(mode="json")
+    assert recipe.is_what_stands_in(written)
+    del written["push_to_hub"], written["base"]["quantize"], written["optimisation"]["clip"]
+    assert recipe.is_what_stands_in(written)
+    assert not recipe.is_what_stands_in({**written, "seed": 1})
+    assert not recipe.is_what_stands_in({**written, "unknown": 1})
+    assert not recipe.is_what_stands_in(None)
+    # A value that is not the default, of a field that the recipe leaves out now.
+    written["optimisation"]["clip"] = 2.0
+    assert not recipe.is_what_stands_in(written)
 
 
 def test_the_recipe_that_they_were_made_from_works(small_corpus, tmp_path):

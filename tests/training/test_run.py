@@ -1,6 +1,7 @@
 """A run from a recipe: the model it leaves works, a stopped run goes on as if it had not been, cells are drawn anew."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 
 import c2s
 from c2s.common.errors import UsageError
+from c2s.corpus.recipe import CorpusRecipe
+from c2s.corpus.redrawn import RedrawnCorpus
 from c2s.corpus.show import read_manifest
 from c2s.training import loop
-from c2s.training.data import open_data
+from c2s.training.data import TrainingData, open_data
 from c2s.training.recipe import TrainingRecipe
-from c2s.training.run import run_recipe
+from c2s.training.run import _keep_corpus, prepare, run_recipe
 
 SOURCES = [{"data": "cells.h5ad", "values": {"organism": "Homo sapiens", "tissue": "pancreas"}}]
 
@@ -205,6 +208,58 @@ class TestData:
         assert cells[0] == cells[1]
         assert read_manifest(first)["cells"] == read_manifest(second)["cells"]
 
+    def test_a_corpus_of_other_files_or_another_recipe_is_not_taken(self, cut, tmp_path):
+        def drawn(begun=False, **changes):
+            content = {
+                "sources": [{"data": "cells.h5ad"}], "tasks": {"cell_type": None}, "single_genes": [5, 8],
+                "sentence_genes": 8, "tokens": "genes", "small_tokens": 400, "quality": {"min_genes": 1},
+                "pathways": {"gene_sets": "sets.gmt", "number": 1, "tasks": ["cell_type"], "min_genes": 1},
+            }  # fmt: skip
+            corpus = CorpusRecipe.parse({**content, **changes}, "test")
+            return RedrawnCorpus(corpus, tmp_path, tmp_path / "drawn", workers=1, begun=begun)
+
+        def written(path):
+            return (path / "manifest.json").stat().st_mtime_ns
+
+        cells, sets = tmp_path / "cells.h5ad", tmp_path / "sets.gmt"
+        some = cut[::3, np.sort(np.argsort(-np.asarray(cut.X.sum(0)).ravel())[:40])].copy()
+        some.write_h5ad(cells)
+        words = list(some.var_names)
+        sets.write_text(f"S_A\tx\t{words[0]}\t{words[1]}\nS_B\tx\t{words[2]}\t{words[3]}\n")
+        first = written(drawn().epoch(0))
+        os.utime(cells)  # another time, the same cells
+        assert written(drawn(begun=True).epoch(0)) == first
+        assert drawn().n_items(0, packed=False) == drawn().n_items(0, packed=False)
+
+        sets.write_text(sets.read_text().replace(words[3], words[4]))
+        with pytest.raises(UsageError, match=r"data.recipe: what was trained on .* put them back"):
+            drawn(begun=True).epoch(0)
+        assert written(drawn().epoch(0)) > first
+
+        n_cells = sum(read_manifest(drawn().epoch(0))["cells"].values())
+        some[: len(some) // 2].copy().write_h5ad(tmp_path / "new.h5ad")
+        os.replace(tmp_path / "new.h5ad", cells)
+        with pytest.raises(UsageError, match="data.recipe: what was trained on"):
+            drawn(begun=True).epoch(0)
+        assert sum(read_manifest(drawn().epoch(0))["cells"].values()) < n_cells
+
+        other = {"single_genes": [5, 6]}
+        with pytest.raises(UsageError, match="data.recipe: what was trained on"):
+            drawn(begun=True, **other).epoch(0)
+        manifest = read_manifest(drawn(**other).epoch(0))
+        assert manifest["recipe"]["single_genes"] == [5, 6]
+
+    def test_a_run_does_not_go_on_with_another_corpus(self, small_corpus, tmp_path):
+        data = TrainingData(small_corpus / "corpus", False, 0)
+        _keep_corpus(tmp_path, data, begun=True)  # of a version that kept no note
+        _keep_corpus(tmp_path, data, begun=True)
+        other = TrainingData(small_corpus / "corpus", False, 0)
+        other.__dict__["manifest"] = {**data.manifest, "digest": "other"}
+        with pytest.raises(UsageError, match="data: .* holds another corpus than the run in"):
+            _keep_corpus(tmp_path, other, begun=True)
+        _keep_corpus(tmp_path, other, begun=False)
+        _keep_corpus(tmp_path, other, begun=True)
+
     def test_a_stream_goes_on_anywhere_and_is_shared_out(self, folder):
         data = open_data(
             recipe().data, folder, folder / "drawn", packed=False, seed=0, context=1024
@@ -225,6 +280,24 @@ class TestData:
             assert [x for pair in zip(a, b, strict=True) for x in pair] == whole[last - 1 + step]
         epoch = [x for step in whole for x in step][:n]
         assert len({tuple(x) for x in epoch}) == n
+
+
+def test_a_base_by_its_hub_id_keeps_mode_and_attention(small_corpus, tmp_path, monkeypatch):
+    base = tmp_path / "snapshot"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 1}))
+    (base / "c2s.json").write_text(json.dumps({"mode": "genes", "attention": {"kind": "prefix"}}))
+    monkeypatch.setattr("c2s.models.places.from_hub", {"owner/name": base}.__getitem__)
+    opened = {}
+
+    def open_corpus(*_, **options):
+        opened.update(options)
+        return TrainingData(small_corpus / "corpus", False, 0)
+
+    monkeypatch.setattr("c2s.training.run.open_data", open_corpus)
+    found = prepare(recipe(base={"model": "owner/name"}), small_corpus, tmp_path / "w")
+    assert found.attention.kind == "prefix"
+    assert (opened["mode"], opened["tokenizer"]) == ("genes", "owner/name")
 
 
 def test_a_corpus_with_samples_too_long_is_refused(folder):

@@ -1,6 +1,7 @@
 """What a run leaves beside weights: best weights by accuracy, early stopping, speed, the model card, an upload."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,14 @@ import pytest
 import torch
 import yaml
 
-from c2s.common.errors import C2SError
+from c2s.common.errors import C2SError, C2SWarning, UsageError
+from c2s.decoding.prompts import label_answers
 from c2s.models.directory import load_model
+from c2s.tasks.pathways import PathwayLine, line
+from c2s.tasks.registry import get_task
+from c2s.training.card import model_card
 from c2s.training.data import TrainingData
-from c2s.training.measure import LabelAccuracy, intervals, sample_losses
+from c2s.training.measure import LabelAccuracy, best_measure, intervals, sample_losses
 from c2s.training.packed_attention import NAME, attending_packed
 from c2s.training.recipe import TrainingRecipe
 from c2s.training.run import run_recipe
@@ -105,14 +110,53 @@ class TestAccuracy:
     def test_losses_of_samples_are_those_of_hugging_face(self, model, validation):
         _, samples = validation
         found = sample_losses(model, samples, "response", 200)["cell_type"]
-        for sample, loss in zip(samples[:4], found, strict=False):
-            del loss
+        for sample, loss in zip(samples, found, strict=True):
             ids = torch.from_numpy(sample.ids)[None]
             wanted = ids.clone()
             wanted[0, : sample.prompt_length] = IGNORE
             with torch.no_grad():
                 expected = model.network(ids, labels=wanted).loss.item()
-            assert np.abs(found - expected).min() < 1e-4  # passes have an order of their own
+            assert loss == pytest.approx(expected, abs=1e-4)
+
+    def test_samples_without_room_for_the_longest_label_are_left_out(
+        self, model, validation, monkeypatch
+    ):
+        data, samples = validation
+        labels = data.conditions["cell_type"]
+        longest = max(map(len, label_answers(model, get_task("cell_type"), labels)))
+        lengths = sorted(s.prompt_length for s in samples)
+        assert lengths[5] < lengths[6]
+        monkeypatch.setattr(model.network.config, "max_position_embeddings", lengths[5] + longest)
+        with pytest.warns(C2SWarning, match=r"6 of 12 samples left out of the accuracy of labels: "):  # fmt: skip
+            measure = LabelAccuracy(model, samples, data.conditions)
+        fit = [s for s in samples if s.prompt_length <= lengths[5]]
+        assert measure.right()["cell_type"].tolist() == brute_force(model, fit, labels)
+        monkeypatch.setattr(model.network.config, "max_position_embeddings", lengths[0])
+        with pytest.warns(C2SWarning, match="12 of 12"):
+            assert LabelAccuracy(model, samples, data.conditions).tasks == []
+        with pytest.warns(C2SWarning), pytest.raises(UsageError, match="leaves room for its labels"):  # fmt: skip
+            best_measure(model, "accuracy_cell_type", samples, data.conditions)
+
+    def test_pathways_before_the_label_need_room_too(self, model, validation, monkeypatch):
+        data, samples = validation
+        names = ["islet", "digestive enzymes"]
+        named = PathwayLine(names=names, number=2, tasks=["cell_type"])
+        model.card = model.card.model_copy(update={"pathways": named})
+        encode = model.tokenizer.encode_english
+        lined = [
+            TokenSample(np.insert(s.ids, s.prompt_length, encode(line(names))), s.prompt_length, s.task)
+            for s in samples
+        ]  # fmt: skip
+        answers = label_answers(model, get_task("cell_type"), data.conditions["cell_type"])
+        needed = max(len(encode(line(n))) for n in (names, names[::-1])) + max(map(len, answers))
+        lengths = sorted(s.prompt_length for s in lined)
+        # The bound on the tokens of a line is that of the longest names, here one of them twice.
+        bound = len(encode(line([names[1]] * 2))) - len(encode(line(names)))
+        context = lengths[5] + needed + bound
+        monkeypatch.setattr(model.network.config, "max_position_embeddings", context)
+        with pytest.warns(C2SWarning, match="6 of 12"):
+            measure = LabelAccuracy(model, lined, data.conditions)
+        assert len(measure.right()["cell_type"]) == 6
 
 
 def test_best_weights_are_kept_and_measured(finished, small_corpus, validation):
@@ -132,6 +176,43 @@ def test_best_weights_are_kept_and_measured(finished, small_corpus, validation):
     model = load_model(out / "model", device="cpu")
     data, samples = validation
     assert LabelAccuracy(model, samples, data.conditions)()["accuracy_cell_type"] == found["value"]
+
+
+def test_a_measurement_that_fails_leaves_the_model(small_corpus, tmp_path, monkeypatch):
+    settings = {"optimisation": {"steps": 2, "batch_size": 2}, "evaluation": {}}
+
+    def fail(*_):
+        raise C2SError("cannot be measured")
+
+    monkeypatch.setattr("c2s.training.run._measured", fail)
+    with pytest.raises(C2SError, match="cannot be measured"):
+        run(small_corpus, tmp_path / "out", **settings)
+    before = (tmp_path / "out" / "model" / "model.safetensors").read_bytes()
+    assert load_model(tmp_path / "out" / "model", device="cpu").card.tasks == ["cell_type"]
+    monkeypatch.undo()
+    recipe = TrainingRecipe.parse({**RECIPE, **settings}, "r.yaml")
+    facts = run_recipe(recipe, small_corpus, tmp_path / "out", device="cpu", resume=True)
+    model = load_model(tmp_path / "out" / "model", device="cpu")
+    assert model.card.training["metrics"] == facts["metrics"] != {}
+    assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_the_best_weights_are_found_where_the_folder_was_moved_to(finished, small_corpus, tmp_path):
+    out = tmp_path / "moved"
+    shutil.copytree(finished[0], out)
+    (out / "run.json").unlink()
+    shutil.rmtree(out / "model")
+    # What is left where it was is of no use.
+    state = json.loads((out / "checkpoints" / "checkpoint-12" / "trainer_state.json").read_text())
+    state["best_model_checkpoint"] = str(tmp_path / "nowhere")
+    (out / "checkpoints" / "checkpoint-12" / "trainer_state.json").write_text(json.dumps(state))
+    recipe = TrainingRecipe.parse(RECIPE, "r.yaml")
+    facts = run_recipe(recipe, small_corpus, out, device="cpu", resume=True)
+    assert facts["best_step"] == finished[1]["best_step"]
+    before, after = (
+        (place / "model" / "model.safetensors").read_bytes() for place in (finished[0], out)
+    )
+    assert before == after
 
 
 def test_a_run_ends_when_nothing_gets_better(small_corpus, tmp_path):
@@ -194,18 +275,49 @@ class TestCard:
         assert str(small_corpus) not in text  # no path of this machine
 
     def test_it_names_base_and_licence(self, finished, small_corpus, tmp_path):
-        import shutil
-
         base = tmp_path / "base"
         shutil.copytree(finished[0] / "model", base)
         (base / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A base\n")
+        known = json.loads((base / "c2s.json").read_text())
+        line = {"slope": -1.0, "intercept": 2.0}
+        (base / "c2s.json").write_text(json.dumps({**known, "inverse": {"old": line}}))
         out = tmp_path / "out"
         settings = {"steps": 2, "batch_size": 2}
-        run(small_corpus, out, base={"model": str(base)}, optimisation=settings, evaluation={})
+        run(
+            small_corpus, out, base={"model": str(base)}, optimisation=settings, evaluation={},
+            data={**RECIPE["data"], "inverse": "cut.h5ad"},
+        )  # fmt: skip
+        # The new line first, which is taken where none is named; the base's other lines stay.
+        inverse = json.loads((out / "model" / "c2s.json").read_text())["inverse"]
+        assert list(inverse) == ["cut", "old"]
+        assert inverse["old"] == line
         text = (out / "model" / "README.md").read_text("utf-8")
         assert yaml.safe_load(text.split("---")[1])["license"] == "cc-by-4.0"
         assert "Fine-tuned from the weights of" in text
         assert str(tmp_path) not in text
+
+    def test_it_says_what_was_not_measured_and_names_the_pathways_of_the_model(
+        self, finished, small_corpus
+    ):
+        facts = finished[1]
+        recipe = TrainingRecipe.parse(RECIPE, "r").model_dump(mode="json")
+        manifest = json.loads((small_corpus / "corpus" / "manifest.json").read_text())
+        kept = PathwayLine(names=["a", "b", "c"], number=2, tasks=["cond_cell"])
+
+        def text(manifest=manifest, **changes):
+            return model_card(
+                {**facts, **changes}, recipe, manifest, genes=5, top_k=3, tasks=["cond_cell"], pathways=kept
+            )  # fmt: skip
+
+        assert "`cond_cell` it names 2 of 3 pathways (known to its base)." in text()
+        drawn = {"names": ["a", "b", "c"], "number": 2, "tasks": ["x"], "path": "d/s.gmt"}
+        drawn["sha256"] = "0f"
+        found = text({**manifest, "pathways": drawn})
+        assert "`cond_cell` it names 2 of 3 pathways (gene sets of s.gmt, SHA-256 `0f`)." in found
+        found = text(metrics={}, divided=True, validation={"loss": 1.25})
+        assert "because FSDP divided the weights" in found
+        assert "`loss` 1.2500." in found
+        assert "no validation samples" in text(metrics={})
 
 
 class TestHub:

@@ -452,6 +452,17 @@ class TestPermuted:
             PermutedStream(FixedStream(plain), AugmentRecipe(**augment), tokenizer, seed=5),
         )
 
+    def test_a_sentence_without_genes_that_can_move_stays(
+        self, mode, make_tokenizer, cut_genes, make_stream
+    ):
+        *_, plain, stream = self.streams(
+            mode, make_tokenizer, cut_genes, make_stream, share=1, window=5
+        )
+        stream._rows = set()
+        shown = next(s for s in plain if s.task == "cell_type")
+        found = stream.permuted(shown, np.random.default_rng(0))
+        assert np.array_equal(found.ids, shown.ids)
+
     @pytest.mark.parametrize("window", [None, 5])
     def test_is_what_the_tokenizer_makes_of_the_permuted_cell(
         self, mode, window, make_tokenizer, cut_genes, make_stream

@@ -37,6 +37,9 @@ from c2s.tasks.single_cell import CELL_TYPE
 if TYPE_CHECKING:
     from anndata import AnnData
 
+#: Column of obs for the pathways that a model names before its answer, where no other is asked for.
+PATHWAYS_KEY = "c2s_pathways"
+
 
 def annotate(
     adata: AnnData,
@@ -46,7 +49,7 @@ def annotate(
     key_added: str = "c2s_cell_type",
     confidence_key: str = "c2s_confidence",
     probabilities_key: str | None = None,
-    pathways_key: str = "c2s_pathways",
+    pathways_key: str = PATHWAYS_KEY,
     top_n: int | None = None,
     entropy_key: str | None = None,
     min_confidence: float | None = None,
@@ -194,7 +197,7 @@ class Annotation:
         key_added: str = "c2s_cell_type",
         confidence_key: str = "c2s_confidence",
         probabilities_key: str | None = None,
-        pathways_key: str = "c2s_pathways",
+        pathways_key: str = PATHWAYS_KEY,
         top_n: int | None = None,
         entropy_key: str | None = None,
         min_confidence: float | None = None,

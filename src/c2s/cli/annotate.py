@@ -232,19 +232,23 @@ def annotate(
         made: list[Annotation] = []
 
         def make(rows: Rows) -> Annotation:
-            from c2s.analysis.annotate import Annotation
+            from c2s.analysis.annotate import PATHWAYS_KEY, Annotation
 
             _check_truth(source, rows.obs, truth)
             made.append(
                 Annotation(
                     rows, open_model(model, device, dtype, device_map, quantize, profile, prompts, engine),
                     wanted, key_added=column, confidence_key=sure, top_n=top_n,
-                    pathways_key=pathways_key or "c2s_pathways",
+                    pathways_key=pathways_key or PATHWAYS_KEY,
                     entropy_key=entropy_key, min_confidence=min_confidence, unknown=unknown, views=views,
                     ontology=terms, labels_below=labels_below, every_term=every_term, back_off=back_off,
                     engine=engine, **shared,
                 )
             )  # fmt: skip
+            if pathways_key is not None and made[-1].pathways_key is None:
+                raise UsageError(
+                    "--pathways-key: the model names no pathways before its answer; leave it out"
+                )
             return made[-1]
 
         done = work_on_file(source, out, make, layer=layer, chunk_size=chunk_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def train(
     if launch is not None and is_training_recipe(content) and not dry_run:
         _launch(launch, recipe, out, seed, resume, device, as_json, debug)
     elif is_training_recipe(content):
-        _train(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
+        _train(recipe, {**content, **changes}, out, dry_run, resume, seed, device, as_json)
     else:
         if launch is not None:
             raise UsageError("--launch is for recipes with a stage; this one runs on one process")
@@ -74,20 +75,35 @@ def _launch(
     name: str, recipe: Path, out: Path, seed: int | None, resume: bool, device: str | None, as_json: bool, debug: bool
 ) -> None:  # fmt: skip
     """Run the same command on several processes."""
+    from c2s.common.errors import Stopped
     from c2s.training.launch import launch
 
-    command = ["train", str(recipe), "--out", str(out)]
-    command += [] if seed is None else ["--seed", str(seed)]
-    command += [] if device is None else ["--device", device]
+    command = _command(recipe, out, seed, device)
     for flag, given in (("--resume", resume), ("--json", as_json), ("--debug", debug)):
         command += [flag] if given else []
     code = launch(name, command)
+    if code == Stopped.exit_code:
+        raise Stopped(_go_on(out, [*_command(recipe, out, seed, device), "--launch", name]))
     if code:
         raise typer.Exit(code)
 
 
+def _command(recipe: Path, out: Path, seed: int | None, device: str | None) -> list[str]:
+    """Return the command that runs a recipe, as it was given."""
+    command = ["train", str(recipe), "--out", str(out)]
+    command += [] if seed is None else ["--seed", str(seed)]
+    return command + ([] if device is None else ["--device", device])
+
+
+def _go_on(out: Path, command: list[str]) -> str:
+    """Return what is said when a run is stopped: how to go on, where there is something to go on with."""
+    begun = (out / "recipe.yaml").is_file()
+    return f"stopped; go on with: c2s {shlex.join(command)} --resume" if begun else "stopped"
+
+
 def _train(
-    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, seed: int | None,
+    device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
@@ -96,7 +112,7 @@ def _train(
     from c2s.training.run import run_recipe
 
     if content["stage"] == "grpo":
-        _align(path, content, out, dry_run, resume, device, as_json)
+        _align(path, content, out, dry_run, resume, seed, device, as_json)
         return
     recipe = TrainingRecipe.parse(content, str(path))
     if dry_run:
@@ -107,7 +123,7 @@ def _train(
             facts = plan(recipe, path.resolve().parent, device=device, on_stage=stages)
         say(as_json, facts, plan_table(facts))
         return
-    with _stopping_well(path, out), Stages() as stages:
+    with _stopping_well(out, _command(path, out, seed, device)), Stages() as stages:
         facts = run_recipe(
             recipe, path.resolve().parent, out, resume=resume, device=device, on_stage=stages
         )
@@ -116,7 +132,8 @@ def _train(
 
 
 def _align(
-    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, device: str | None, as_json: bool
+    path: Path, content: dict[str, Any], out: Path, dry_run: bool, resume: bool, seed: int | None,
+    device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a recipe of alignment."""
     from c2s.cli.stages import Stages
@@ -132,7 +149,7 @@ def _align(
             facts = plan_alignment(recipe, folder, on_stage=stages)
         say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))
         return
-    with _stopping_well(path, out), Stages() as stages:
+    with _stopping_well(out, _command(path, out, seed, device)), Stages() as stages:
         facts = run_alignment(recipe, folder, out, resume=resume, device=device, on_stage=stages)
     if is_first():
         report = alignment_report(out)
@@ -154,18 +171,17 @@ def _changes(facts: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _stopping_well(path: Path, out: Path) -> Iterator[None]:
+def _stopping_well(out: Path, command: list[str]) -> Iterator[None]:
     """Say how a run that is stopped goes on."""
     from c2s.common.errors import Stopped
+    from c2s.training.processes import world_size
 
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped(
-            f"stopped; go on with: c2s train {path} --out {out} --resume"
-            if (out / "recipe.yaml").is_file()
-            else "stopped"
-        ) from None
+        # Of several processes, whoever started them says how.
+        alone = world_size() == 1
+        raise Stopped(_go_on(out, command) if alone else "stopped") from None
 
 
 def _train_small(

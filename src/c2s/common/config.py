@@ -56,6 +56,17 @@ class Config(BaseModel):
         except ValidationError as error:
             raise UsageError(f"{source}: {explain(error, cls)}") from error
 
+    def is_what_stands_in(self, content: Any) -> bool:
+        """Return whether a dump of a configuration says the same as this one.
+
+        One that an earlier version wrote lacks the fields that are new since then: these have their defaults.
+        """
+        try:
+            there = type(self).model_validate(content)
+        except ValidationError:
+            return False
+        return there.model_dump(mode="json") == self.model_dump(mode="json")
+
     @classmethod
     def field_names(cls) -> list[str]:
         """Return the names of the fields."""

@@ -47,6 +47,15 @@ def line_before(model: Model, task: Task | None) -> PathwayLine | None:
     return named if named is not None and task is not None and task.id in named.tasks else None
 
 
+def line_tokens(model: Model, task: Task | None) -> int:
+    """Return an upper bound for the tokens of the line before answers to a task; 0 where there is none."""
+    named = line_before(model, task)
+    if named is None:
+        return 0
+    begin, constraint = line_constraint(model.tokenizer, named)
+    return len(begin) + constraint.max_tokens
+
+
 def line_sampling(sampling: Sampling) -> Sampling:
     """Return how the line before cells is drawn: as the cells, with draws of its own."""
     return replace(sampling, seed=int(generator(sampling.seed, "pathways").integers(2**31)))

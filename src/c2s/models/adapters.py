@@ -78,7 +78,9 @@ def weights_checksum(folder: Path) -> str:
 # --- on a network ---------------------------------------------------------------------------------
 
 
-def take_tokens(network: PreTrainedModel, place: Path, tokenizer: CellTokenizer) -> list[int]:
+def take_tokens(
+    network: PreTrainedModel, place: Path, tokenizer: CellTokenizer, named: str | None = None
+) -> list[int]:
     """Give a trained network rows for tokens that a tokenizer adds to its own, each the mean of the pieces of its text.
 
     Parameters
@@ -89,6 +91,8 @@ def take_tokens(network: PreTrainedModel, place: Path, tokenizer: CellTokenizer)
         Folder of its own tokenizer.
     tokenizer
         What it is to read and write.
+    named
+        What the user calls `place`.
 
     Returns
     -------
@@ -108,7 +112,7 @@ def take_tokens(network: PreTrainedModel, place: Path, tokenizer: CellTokenizer)
     if changed:
         raise UsageError(
             f"data: its tokenizer is not that of base.model (token {changed[0]!r} differs); build the corpus with "
-            f"tokenizer: {place.name}"
+            f"tokenizer: {named or place}"
         )
     added = sorted((k, t) for t, k in after.items() if t not in before)
     if not added:

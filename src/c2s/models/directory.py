@@ -17,7 +17,7 @@ from c2s.models.adapters import load_adapted, save_adapter, seen_from
 from c2s.models.card import C2S_JSON, ModelCard, card_of, library_versions
 from c2s.models.places import find_model, leave_for_commands, model_folder, resolve_folder
 from c2s.models.presets import Preset, get_preset
-from c2s.models.weights import known_dtype, load_network, placement_of, resolve_device
+from c2s.models.weights import known_dtype, load_network, n_weights, placement_of, resolve_device
 from c2s.tasks.prompts import PromptPack, load_prompts
 from c2s.tokens.tokenizer import CellTokenizer, Segment, load_tokenizer
 
@@ -234,7 +234,7 @@ class Model:
     @property
     def n_parameters(self) -> int:
         """Number of weights, tied ones once."""
-        return sum(p.numel() for p in self.network.parameters())
+        return n_weights(self.network.parameters())
 
     def __repr__(self) -> str:
         genes = "any" if self.any_gene else f"{len(self.vocabulary):,}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,16 @@ def load_network(
             f"({listing(unfit, 2)}); the folder is damaged, save or download it anew"
         )
     return network
+
+
+def n_weights(parameters: Iterable[Any]) -> int:
+    """Return the number of weights; those that bitsandbytes packed count as many as they stand for."""
+    total = 0
+    for weight in parameters:
+        packed = getattr(weight, "quant_state", None) is not None
+        # Two in a byte, whatever the numbers are that the bytes are kept as.
+        total += weight.numel() * (2 * weight.element_size() if packed else 1)
+    return total
 
 
 def known_dtype(dtype: str | None) -> str | None:

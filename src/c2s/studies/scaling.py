@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from c2s.common.errors import UsageError
-from c2s.common.files import atomic_directory, atomic_file, json_able, refuse_foreign
+from c2s.common.files import atomic_directory, atomic_file, json_able, refuse_foreign, sha256
 from c2s.common.progress import OnStage, no_progress
 from c2s.corpus.build import build_from
 from c2s.corpus.recipe import CorpusRecipe, read_recipe
@@ -180,6 +180,9 @@ def run_scaling(
     trainings = [training_recipe(recipe, cell, folder) for cell in cells]
     drawn, place = _corpus_recipe(recipe, folder)
     _check_out(recipe, drawn, out)
+    for cell, training in zip(cells, trainings, strict=True):
+        _check_cell(cell, training, out)
+    _leave_recipe(recipe, drawn, out)
     _build_corpora(recipe, drawn, place, out, workers, on_stage)
     samples = held_out_samples(
         out / "data" / f"{max(recipe.fractions):g}", recipe.held_out, recipe.seed
@@ -191,7 +194,7 @@ def run_scaling(
         def stage(name: str, total: int, label: str = f"{number}/{len(cells)} {cell.name}") -> Any:
             return on_stage(f"{label}: {name}", total)
 
-        _train(cell, training, drawn, out, device, stage)
+        _train(recipe, cell, training, drawn, out, device, stage)
         results.append(_measured(recipe, cell, samples, encoder, out, device, stage))
     summary: dict[str, Any] = json_able(summarise(recipe, results))
     write_results(summary, out)
@@ -207,7 +210,7 @@ def _corpus_recipe(recipe: ScalingRecipe, folder: Path) -> tuple[CorpusRecipe, P
 
 
 def _check_out(recipe: ScalingRecipe, drawn: CorpusRecipe, out: Path) -> None:
-    """Refuse a folder of something else or of other data; leave the recipe there.
+    """Refuse a folder of something else or of other data.
 
     Raises
     ------
@@ -215,18 +218,44 @@ def _check_out(recipe: ScalingRecipe, drawn: CorpusRecipe, out: Path) -> None:
         It holds foreign files, or a study on another corpus.
     """
     refuse_foreign(out, WRITTEN)
-    out.mkdir(parents=True, exist_ok=True)
-    stamp = {"corpus": drawn.model_dump(mode="json"), "stage": recipe.stage, "seed": recipe.seed}
     path = out / "recipe.yaml"
-    if path.is_file():
-        before = yaml.safe_load(path.read_text("utf-8"))
-        for name, value in stamp.items():
-            if before.get(name) != value:
-                raise UsageError(
-                    f"{out}: holds a study with another {name!r}; give another folder with --out"
-                )
-    content = {**recipe.model_dump(mode="json"), **stamp}
-    with atomic_file(path) as temporary:
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text("utf-8"))
+    same = {
+        "corpus": drawn.is_what_stands_in(before.get("corpus")),
+        "stage": before.get("stage") == recipe.stage,
+        "seed": before.get("seed") == recipe.seed,
+    }
+    for name, is_same in same.items():
+        if not is_same:
+            raise UsageError(
+                f"{out}: holds a study with another {name!r}; give another folder with --out"
+            )
+
+
+def _check_cell(cell: GridCell, training: TrainingRecipe, out: Path) -> None:
+    """Refuse a folder that holds another training of a cell.
+
+    Raises
+    ------
+    UsageError
+        It does.
+    """
+    place = out / "cells" / cell.name / "training"
+    there = place / "recipe.yaml"
+    if there.is_file() and not training.is_what_stands_in(yaml.safe_load(there.read_text("utf-8"))):
+        raise UsageError(
+            f"{place}: holds a training with other settings; remove it to train it anew, or give another folder "
+            "with --out"
+        )
+
+
+def _leave_recipe(recipe: ScalingRecipe, drawn: CorpusRecipe, out: Path) -> None:
+    """Write what the study is, with the recipe of its corpus in full."""
+    out.mkdir(parents=True, exist_ok=True)
+    content = {**recipe.model_dump(mode="json"), "corpus": drawn.model_dump(mode="json")}
+    with atomic_file(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
 
 
@@ -267,35 +296,45 @@ def _encoder(recipe: ScalingRecipe, folder: Path) -> TextEncoder | None:
 
 
 def _train(
-    cell: GridCell, training: TrainingRecipe, drawn: CorpusRecipe, out: Path, device: str | None, on_stage: OnStage
+    recipe: ScalingRecipe, cell: GridCell, training: TrainingRecipe, drawn: CorpusRecipe, out: Path,
+    device: str | None, on_stage: OnStage,
 ) -> None:  # fmt: skip
-    """Train a cell, go on with its training, or leave a finished one as it is.
-
-    Raises
-    ------
-    UsageError
-        Its folder holds another training.
-    """
+    """Train a cell, go on with its training, or leave a finished one as it is; an adapter anew on another base."""
     from c2s.training.loop import complete_checkpoints
     from c2s.training.run import run_recipe
 
-    place = out / "cells" / cell.name / "training"
-    wanted = training.model_dump(mode="json")
-    there = place / "recipe.yaml"
-    if there.is_file() and yaml.safe_load(there.read_text("utf-8")) != wanted:
-        raise UsageError(
-            f"{place}: holds a training with other settings; remove it to train it anew, or give another folder "
-            "with --out"
-        )
+    folder = out / "cells" / cell.name
+    place = folder / "training"
+    _check_base(folder, _base_run(recipe, cell, out))
     if (place / "run.json").is_file():
         return
     if cell.size.shape is not None and cell.method == "full":
         _leave_base(cell, cell.size.shape, drawn, out)
+    shutil.rmtree(folder / "measured", ignore_errors=True)
     begun = bool(complete_checkpoints(place / "checkpoints"))
-    place.parent.mkdir(parents=True, exist_ok=True)
     run_recipe(training, out, place, resume=begun, device=device, on_stage=on_stage)
     # The optimiser's state takes twice the room of the model, and nothing goes on from here.
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
+
+
+def _base_run(recipe: ScalingRecipe, cell: GridCell, out: Path) -> str | None:
+    """Return the SHA-256 of the facts of the training that made an adapter's base; None for other bases."""
+    if cell.method == "full" or cell.size.model is not None:
+        return None
+    base = GridCell(cell.size, recipe.adapter_base, "full", cell.seed)
+    return sha256(out / "cells" / base.name / "training" / "run.json")
+
+
+def _check_base(folder: Path, base: str | None) -> None:
+    """Note what base the adapter of a cell stands on; remove what was trained on another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "base.json"
+    if base is None:
+        return
+    if note.is_file() and json.loads(note.read_text("utf-8"))["run"] != base:
+        shutil.rmtree(folder / "training", ignore_errors=True)
+    with atomic_file(note) as path:
+        path.write_text(json.dumps({"run": base}), "utf-8")
 
 
 def _base_name(cell: GridCell) -> str:
@@ -337,6 +376,7 @@ def _measured(
         "held_out": recipe.held_out, "generated": recipe.generated, "temperature": recipe.temperature,
         "bertscore": None if recipe.bertscore is None else recipe.bertscore.model_dump(),
         "measured_on": f"{max(recipe.fractions):g}", "seed": recipe.seed,
+        "training": sha256(folder / "training" / "run.json"), "base": _base_run(recipe, cell, out),
     }  # fmt: skip
     place = folder / "measured"
     if (place / "how.json").is_file() and json.loads(

@@ -23,7 +23,7 @@ from c2s.metrics.sentences import overlap
 from c2s.metrics.texts import bertscore
 from c2s.tasks.base import Task
 from c2s.tasks.registry import TASKS
-from c2s.training.measure import sample_losses
+from c2s.training.measure import has_room, sample_losses, say_left_out
 from c2s.training.samples import TokenSample, samples_of
 
 if TYPE_CHECKING:
@@ -98,23 +98,39 @@ def measure(
     -------
     dict
         By task and metric: "loss" (nats a token of the response), "accuracy" (0 or 100), "overlap" (percent of genes)
-        and "bertscore" (percent), each float64 of shape (n_samples,).
+        and "bertscore" (percent), each float64 of shape (n_samples,). NaN where the prompt of a sample leaves no room
+        for the longest answer in the model's context, with a warning.
     """
     found: Measured = {}
     for name, own in samples.items():
         found[name, "loss"] = sample_losses(model, own, "response", tokens_per_pass)[name]
         task = TASKS[name]
         if task.answer == "label" and len(model.known(task.target)) > 1:
-            answered, true = label_answered(model, task, own)
-            hits = np.array([a == t for a, t in zip(answered, true, strict=True)], float)
-            found[name, "accuracy"] = 100 * hits
+            fits = label_room(model, task, own)
+            found[name, "accuracy"] = np.full(len(own), np.nan)
             if encoder is not None:
-                found[name, "bertscore"] = 100 * bertscore(answered, true, encoder)
+                found[name, "bertscore"] = np.full(len(own), np.nan)
+            asked = [own[i] for i in np.flatnonzero(fits)]
+            if not asked:
+                continue
+            answered, true = label_answered(model, task, asked)
+            hits = np.array([a == t for a, t in zip(answered, true, strict=True)], float)
+            found[name, "accuracy"][fits] = 100 * hits
+            if encoder is not None:
+                found[name, "bertscore"][fits] = 100 * bertscore(answered, true, encoder)
         if task.answer == "cell" and generated:
             found[name, "overlap"] = gene_overlaps(
                 model, task, own[:generated], temperature=temperature, seed=seed
             )
     return found
+
+
+def label_room(model: Model, task: Task, samples: Sequence[TokenSample]) -> np.ndarray:
+    """Return behind which prompts every label fits into the context; warn of others. bool, shape (n_samples,)."""
+    answers = label_answers(model, task, model.known(task.target))
+    fits = has_room(model, task, samples, max(map(len, answers)))
+    say_left_out(int((~fits).sum()), len(samples), f"the accuracy of {task.id}")
+    return fits
 
 
 def label_answered(
@@ -137,14 +153,15 @@ def gene_overlaps(
 ) -> np.ndarray:
     """Return what share of the genes of each true cell is in a cell generated for its prompt, in percent.
 
-    A generated cell is cut to as many genes as the true one has.
+    A generated cell is cut to as many genes as the true one has. NaN where a prompt leaves no room for the longest
+    cell that is written together with its own, with a warning.
     """
     words = [sentence_words(text, model.vocabulary) for text in _texts(model, task, samples)]
     true = [columns[columns >= 0] for columns in words]
     sizes = np.array([len(cell) for cell in true])
     columns = np.arange(len(model.vocabulary), dtype=np.int32)
     texts = texts_around(task, model.prompts.wording(task.id), 1)
-    engine, found = TransformersEngine(model), np.empty(len(samples))
+    engine, found = TransformersEngine(model), np.full(len(samples), np.nan)
     order = np.argsort(sizes, kind="stable")
     for k, start in enumerate(range(0, len(order), _TOGETHER)):
         rows = order[start : start + _TOGETHER]
@@ -152,6 +169,10 @@ def gene_overlaps(
             columns, min(int(sizes[rows].max()), len(columns)), np.empty(0, np.int32)
         )
         begin, constraint = answer_constraint(model, texts, choice)
+        longest = len(begin) + constraint.max_tokens
+        rows = rows[has_room(model, task, [samples[i] for i in rows], longest)]
+        if not len(rows):
+            continue
         asked = [samples[i].ids[: samples[i].prompt_length] for i in rows]
         # Draws belong to the place of a prompt in its call: every call needs a seed of its own.
         sampling = Sampling(temperature, seed=seed + k)
@@ -161,6 +182,7 @@ def gene_overlaps(
         for i, state in zip(rows, states, strict=True):
             written = cast(GeneSentenceState, state).genes  # columns, as all are allowed
             found[i] = overlap(written[: sizes[i]], true[i].tolist())
+    say_left_out(int(np.isnan(found).sum()), len(samples), f"the overlap of {task.id}")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Result:
         Weights ("body": without the tables of tokens), samples, tokens and operations.
     values
         By task and metric, a value a held-out sample: float64, shape (n_samples,). Rows of different trainings belong
-        to the same samples.
+        to the same samples; NaN where a sample could not be measured, which leaves it out for all.
     """
 
     size: str
@@ -90,6 +90,7 @@ def summarise(recipe: ScalingRecipe, results: Sequence[Result]) -> dict[str, Any
         training samples) what `_fit` gives.
     """
     points, fits = [], []
+    results = _measured_by_all(results)
     for task, metric in sorted({key for r in results for key in r.values}):
         spots = _spots(recipe, results, (task, metric))
         for spot in spots:
@@ -107,6 +108,19 @@ def summarise(recipe: ScalingRecipe, results: Sequence[Result]) -> dict[str, Any
                 if fit is not None:
                     fits.append({"axis": axis, "task": task, "metric": metric, **dict(name), **fit})
     return {"title": recipe.title, "level": LEVEL, "points": points, "fits": fits}
+
+
+def _measured_by_all(results: Sequence[Result]) -> list[Result]:
+    """Return results of the samples alone that every training was measured on, by task and metric."""
+    keys = {key for r in results for key in r.values}
+    kept = {
+        key: np.all([~np.isnan(r.values[key]) for r in results if key in r.values], axis=0)
+        for key in keys
+    }
+    return [
+        replace(r, values={k: v[kept[k]] for k, v in r.values.items() if kept[k].any()})
+        for r in results
+    ]
 
 
 def _spots(recipe: ScalingRecipe, results: Sequence[Result], key: tuple[str, str]) -> list[_Spot]:

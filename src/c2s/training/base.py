@@ -232,7 +232,7 @@ def _open_whole(
         config=config,
     )
     before = load_model(place, weights=False) if (Path(place) / C2S_JSON).is_file() else None
-    added = take_tokens(network, place, tokenizer)
+    added = take_tokens(network, place, tokenizer, str(base.model))
     return Model(network, tokenizer, _card(data, before), source), added
 
 
@@ -268,11 +268,11 @@ def _card(data: TrainingData, before: Model | None) -> ModelCard:
         tasks=sorted(tasks),
         conditions=conditions,
         inverse=inverse,
-        pathways=_pathways(data, None if before is None else before.card.pathways),
+        pathways=pathways_named(data, None if before is None else before.card.pathways),
     )
 
 
-def _pathways(data: TrainingData, before: PathwayLine | None) -> PathwayLine | None:
+def pathways_named(data: TrainingData, before: PathwayLine | None) -> PathwayLine | None:
     """Return what is named before answers: that of the data, and the base's for tasks that are not trained on.
 
     Raises

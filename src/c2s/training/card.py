@@ -11,6 +11,7 @@ import yaml
 
 from c2s.common.errors import listing
 from c2s.common.files import atomic_file
+from c2s.tasks.pathways import PathwayLine
 
 
 def licence_of(folder: str | os.PathLike[str] | None) -> str | None:
@@ -34,6 +35,7 @@ def model_card(
     genes: int,
     top_k: int,
     tasks: Sequence[str],
+    pathways: PathwayLine | None = None,
     licence: str | None = None,
     on_hub: bool = False,
 ) -> str:
@@ -47,7 +49,7 @@ def model_card(
         The training recipe, as plain values.
     manifest
         Of the corpus that was trained on.
-    genes, top_k, tasks
+    genes, top_k, tasks, pathways
         Of the model.
     licence
         Of the base, where it is known.
@@ -77,13 +79,13 @@ def model_card(
         "## How to load it",
         '```python\nimport c2s\n\nmodel = c2s.load_model("FOLDER")\nc2s.tl.annotate(adata, model)\n```',
         "## Tasks",
-        _tasks(tasks, manifest.get("pathways")),
+        _tasks(tasks, pathways, manifest.get("pathways")),
         "## Data",
         _data(manifest),
         "## Training",
         _training(facts, recipe["optimisation"], recipe["lora"]),
         "## Measured on validation samples",
-        _measured(facts["metrics"]),
+        _measured(facts),
         "## Licence",
         f"The base is under `{licence}`." if licence else
         "That of the base is not known here; that of the data neither." if from_weights else
@@ -94,15 +96,19 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _tasks(tasks: Sequence[str], pathways: Mapping[str, Any] | None) -> str:
-    """Return the tasks, and which of them name pathways before their answer."""
+def _tasks(
+    tasks: Sequence[str], pathways: PathwayLine | None, drawn: Mapping[str, Any] | None
+) -> str:
+    """Return the tasks, and which of them name pathways before their answer; `drawn` are those of the corpus."""
     lines = [f"- `{task}`" for task in tasks]
     if pathways is not None:
-        named = listing([f"`{task}`" for task in pathways["tasks"]])
-        file = Path(pathways["path"]).name
+        named = listing([f"`{task}`" for task in pathways.tasks])
+        source = "known to its base"
+        if drawn is not None and drawn["names"] == pathways.names:
+            source = f"gene sets of {Path(drawn['path']).name}, SHA-256 `{drawn['sha256']}`"
         lines.append(
-            f"\nBefore the answers of {named} it names {pathways['number']} of {len(pathways['names']):,} pathways "
-            f"(gene sets of {file}, SHA-256 `{pathways['sha256']}`)."
+            f"\nBefore the answers of {named} it names {pathways.number} of {len(pathways.names):,} pathways "
+            f"({source})."
         )
     return "\n".join(lines)
 
@@ -155,8 +161,15 @@ def _training(
     return "\n".join(lines)
 
 
-def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
+def _measured(facts: Mapping[str, Any]) -> str:
     """Return a table of what was measured."""
+    metrics: Mapping[str, Mapping[str, float]] = facts["metrics"]
+    if not metrics and facts.get("divided"):
+        told = ", ".join(f"`{k}` {v:.4f}" for k, v in facts["validation"].items())
+        return (
+            "Nothing was measured at the end, because FSDP divided the weights among processes"
+            + (f"; in training, on validation samples, without intervals: {told}." if told else ".")
+        )
     if not metrics:
         return "Nothing was measured: there were no validation samples."
     rows = ["| | value | 95 % interval | samples |", "| --- | ---: | ---: | ---: |"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from c2s.common.errors import UsageError, listing
+from c2s.common.errors import InputError, UsageError, listing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +85,47 @@ def check_pathways(recipe: TrainingRecipe, folder: Path, attention: PromptAttent
         raise UsageError(
             f"attention.kind = {attention.kind!r} does not go together with {field}, which names pathways before "
             "answers; give attention.kind: causal"
+        )
+
+
+def check_inverse(recipe: TrainingRecipe, folder: Path) -> None:
+    """Refuse a file for the line from rank to expression that is not there, before anything is trained.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    from c2s.corpus.sources import expand
+
+    if recipe.data.inverse is not None:
+        try:
+            expand([recipe.data.inverse], folder)
+        except InputError as error:
+            raise UsageError(f"data.inverse: {error}") from error
+
+
+def check_devices(recipe: TrainingRecipe, device: str | None) -> None:
+    """Refuse devices that one process cannot train on.
+
+    Raises
+    ------
+    UsageError
+        There are several GPUs and one process, or another GPU than the first is named.
+    """
+    import torch
+
+    number = (device or "").removeprefix("cuda:")
+    if number.isdecimal() and int(number):
+        raise UsageError(
+            f"device={device!r}: training takes the first GPU that it sees; give device='cuda' and set "
+            f"CUDA_VISIBLE_DEVICES={number}"
+        )
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and recipe.base.device_map is None
+    if alone and device in (None, "cuda", "cuda:0") and torch.cuda.device_count() > 1:
+        raise UsageError(
+            f"there are {torch.cuda.device_count()} GPUs, and each needs a process; start with --launch ddp-gpus, or "
+            "set CUDA_VISIBLE_DEVICES=0"
         )
 
 

@@ -208,6 +208,7 @@ def open_data(
     context: int | None,
     tokenizer: str | None = None,
     mode: str | None = None,
+    begun: bool = False,
     on_stage: OnStage = no_progress,
 ) -> TrainingData:
     """Open the corpus of a recipe, or draw the first.
@@ -226,6 +227,8 @@ def open_data(
         Longest sample that the model takes; corpora are drawn to fit.
     tokenizer, mode
         Of the model, where it has one; corpora are drawn with it.
+    begun
+        There was trained on what is in `work`: it is not replaced.
     on_stage
         Told of progress.
 
@@ -255,7 +258,7 @@ def open_data(
     drawn = CorpusRecipe.parse(
         {**drawn.model_dump(mode="json"), **changes, "seed": drawn.seed}, "data.recipe"
     )
-    redrawn = RedrawnCorpus(drawn, place, work)
+    redrawn = RedrawnCorpus(drawn, place, work, begun=begun)
     return TrainingData(redrawn.epoch(0, on_stage), packed, seed, redrawn)
 
 

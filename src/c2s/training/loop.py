@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from c2s.common.errors import C2SError, UsageError
@@ -44,7 +44,7 @@ COMPLETE = "complete.json"
 
 
 class _Steps(IterableDataset[list[PackedBatch]]):
-    """The passes of one optimiser step after another; workers of a DataLoader take steps in turn."""
+    """The passes of one optimiser step after another."""
 
     def __init__(
         self,
@@ -65,19 +65,15 @@ class _Steps(IterableDataset[list[PackedBatch]]):
         self.rank, self.world_size, self.reach = rank, world_size, reach
 
     def __iter__(self) -> Iterator[list[PackedBatch]]:
-        worker = get_worker_info()
-        mine, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        steps = self.stream.steps(self.batch_size, self.first, self.rank, self.world_size)
-        for k, samples in enumerate(steps):
-            if k % workers == mine:
-                yield batches_of(
-                    samples,
-                    self.learn,
-                    self.tokens_per_pass,
-                    task_names=self.stream.task_names,
-                    context=self.context,
-                    reach=self.reach,
-                )
+        for samples in self.stream.steps(self.batch_size, self.first, self.rank, self.world_size):
+            yield batches_of(
+                samples,
+                self.learn,
+                self.tokens_per_pass,
+                task_names=self.stream.task_names,
+                context=self.context,
+                reach=self.reach,
+            )
 
 
 def batches_of(
@@ -125,7 +121,7 @@ class PackedTrainer(Trainer):
     measure
         Called after the losses were measured, on every process; its numbers stand beside them.
     workers
-        Processes that make the samples; 0 makes them in this one.
+        1 makes the samples in a process of their own, which reads ahead; 0 in this one.
     reach
         Of a network whose prompts are not read causally (`PackedNetwork`'s `attention`).
 
@@ -294,7 +290,7 @@ class PackedTrainer(Trainer):
 
     def _note(self, batch: PackedBatch, by_sample: torch.Tensor) -> None:
         """Add the losses of samples to those of their tasks."""
-        each = by_sample.detach().double().cpu()
+        each = by_sample.detach().cpu().double()  # Apple's GPUs have no float64
         at = batch.tasks % (len(self.task_names) + 1)  # −1, not known, is the last
         self._seen[0].index_add_(0, at, each)
         self._seen[1].index_add_(0, at, torch.ones_like(each))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -21,6 +21,10 @@ from c2s.training.variants import AugmentRecipe
 
 #: Trackers of the Trainer that a recipe may name; each needs its own package.
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+#: At least 0 and below 1.
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 #: How weights of a base are kept.
@@ -104,7 +108,10 @@ class DataRecipe(Config):
         256, ge=0, description="Samples of the split 'val' that the loss is measured on."
     )
     workers: int = Field(
-        0, ge=0, description="Processes that read ahead; 0 reads in the training process."
+        0,
+        ge=0,
+        le=1,
+        description="1 reads ahead in a process of its own; 0 reads in the training process.",
     )
 
     @field_validator("recipe", mode="before")
@@ -192,7 +199,10 @@ class OptimisationRecipe(Config):
         "cosine", description="How the learning rate falls after the warm-up."
     )
     final_rate: float = Field(
-        0.0, ge=0, le=1, description="What is left of the learning rate at the end, as a share."
+        0.0,
+        ge=0,
+        le=1,
+        description="What is left of the learning rate at the end, as a share; of schedule: cosine.",
     )
     warmup: float | int = Field(
         0.03,
@@ -200,7 +210,9 @@ class OptimisationRecipe(Config):
         description="Over which the learning rate rises: a share of the steps below 1, else a number of steps.",
     )
     weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
+    betas: tuple[Share, Share] = Field(
+        (0.9, 0.95), description="Of AdamW, each at least 0 and below 1."
+    )
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -230,6 +242,10 @@ class OptimisationRecipe(Config):
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either 'steps' or 'epochs'")
+        if self.final_rate and self.schedule != "cosine":
+            raise ValueError(
+                f"final_rate = {self.final_rate:g} goes with schedule: cosine, not with {self.schedule}"
+            )
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise ValueError(
                 f"warmup = {self.warmup}: a share is below 1, a number of steps is whole"

@@ -26,9 +26,17 @@ from c2s.models.adapters import merged
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
 from c2s.models.places import resolve_folder
-from c2s.training.base import base_config, base_folder, check_lora, open_base
+from c2s.models.weights import n_weights
+from c2s.tasks.pathways import PathwayLine
+from c2s.training.base import base_config, base_folder, check_lora, open_base, pathways_named
 from c2s.training.card import licence_of, model_card, write_card
-from c2s.training.checks import check_best, check_pathways, check_place
+from c2s.training.checks import (
+    check_best,
+    check_devices,
+    check_inverse,
+    check_pathways,
+    check_place,
+)
 from c2s.training.data import TrainingData, fitted_line, open_data
 from c2s.training.hub import push_model
 from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights, read_weights
@@ -49,7 +57,9 @@ if TYPE_CHECKING:
     from c2s.training.grpo.trainer import GroupTrainer
 
 #: What a run leaves in its folder.
-CONTENTS = {"model", "recipe.yaml", "log.jsonl", "run.json", "checkpoints", "data"}
+CONTENTS = {
+    "model", "recipe.yaml", "corpus.json", "log.jsonl", "run.json", "checkpoints", "data", "report.html",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,12 @@ class Prepared:
 
 
 def prepare(
-    recipe: TrainingRecipe, folder: Path, work: Path, on_stage: OnStage = no_progress
+    recipe: TrainingRecipe,
+    folder: Path,
+    work: Path,
+    on_stage: OnStage = no_progress,
+    *,
+    begun: bool = False,
 ) -> Prepared:
     """Open data and shape of a recipe, and check what can be checked without weights.
 
@@ -84,6 +99,8 @@ def prepare(
         Where corpora are drawn.
     on_stage
         Told of progress.
+    begun
+        There was trained on what is in `work`: other data are refused.
 
     Raises
     ------
@@ -91,13 +108,14 @@ def prepare(
         Something is missing or does not go together; the message names the field.
     """
     check_place(recipe)
+    check_inverse(recipe, folder)
     source = base_folder(recipe.base, folder)
     shape = base_config(recipe.base, folder, 1)
     check_lora(recipe.base, recipe.lora, shape)
     context = recipe.base.context or shape.max_position_embeddings
     mode, attention = None, recipe.attention or PromptAttention()
-    if source is not None and (Path(source) / C2S_JSON).is_file():
-        card = json.loads((Path(source) / C2S_JSON).read_text("utf-8"))
+    card = {} if source is None else _card_of(resolve_folder(source))
+    if card:
         mode = card["mode"]
         if recipe.attention is None:
             attention = PromptAttention.parse(card.get("attention", {}), f"{source}: attention")
@@ -106,11 +124,12 @@ def prepare(
     data = open_data(
         recipe.data, folder, work, packed=recipe.stage == "pretrain", seed=recipe.seed, context=context,
         tokenizer=None if source is None else str(Path(source).resolve()) if Path(source).is_dir() else source,
-        mode=mode, on_stage=on_stage,
+        mode=mode, begun=begun, on_stage=on_stage,
     )  # fmt: skip
     if not data.manifest["samples"].get("train"):
         raise UsageError("data: there is no sample to train on")
     check_best(recipe, data)
+    _check_named(data, card, attention)
     config = base_config(recipe.base, folder, len(data.tokenizer.backend))
     steps = recipe.optimisation.steps or max(
         1,
@@ -119,6 +138,30 @@ def prepare(
         ),
     )
     return Prepared(recipe, folder, data, config, steps, attention)
+
+
+def _card_of(place: Path) -> dict[str, Any]:
+    """Return what c2s.json of a folder says; nothing where it has none."""
+    path = place / C2S_JSON
+    card: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return card
+
+
+def _check_named(data: TrainingData, card: dict[str, Any], attention: PromptAttention) -> None:
+    """Refuse pathways of the base that do not go with the data's, or with the attention.
+
+    Raises
+    ------
+    UsageError
+        They do not.
+    """
+    known = card.get("pathways")
+    before = None if known is None else PathwayLine.parse(known, "base.model: pathways")
+    if pathways_named(data, before) is not None and not attention.is_causal:
+        raise UsageError(
+            f"attention.kind = {attention.kind!r}: the base names pathways before answers (pathways in its "
+            "c2s.json), which goes with causal attention only"
+        )
 
 
 def _check_attention(recipe: TrainingRecipe, attention: PromptAttention, shape: Any) -> None:
@@ -264,6 +307,7 @@ def run_recipe(
     out = Path(out)
     # Before processes wait for each other.
     check_place(recipe)
+    check_devices(recipe, device)
     check_sharding(recipe.optimisation.optimizer, adapter=recipe.lora is not None)
     threads = torch.get_num_threads()
     with ExitStack() as stack:
@@ -275,7 +319,10 @@ def run_recipe(
                 stack.enter_context(held(recipe, out, resume))
             if (out / "run.json").is_file():
                 return finished(out)
-            run = prepare(recipe, folder, out / "data", on_stage)
+            begun = resume and bool(complete_checkpoints(out / "checkpoints"))
+            run = prepare(recipe, folder, out / "data", on_stage, begun=begun)
+            if is_first():
+                keep_corpus(out, run.data.folder, run.data.manifest["digest"], begun)
         # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
         torch.set_num_threads(threads)
         return _train(run, out, resume, device, on_stage)
@@ -287,11 +334,6 @@ def _train(
     """Take the steps of a run that are left, and write what it leaves."""
     recipe = run.recipe
     model = open_base(recipe.base, run.folder, run.data, recipe.seed, recipe.lora, device)
-    if model.card.pathways is not None and not run.attention.is_causal:
-        raise UsageError(
-            f"attention.kind = {run.attention.kind!r}: the base names pathways before answers (pathways in its "
-            "c2s.json), which goes with causal attention only"
-        )
     model.card = model.card.model_copy(update={"attention": run.attention})
     checkpoints = complete_checkpoints(out / "checkpoints")
     last = checkpoints[-1] if resume and checkpoints else None
@@ -346,6 +388,24 @@ def held(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> I
         yield
 
 
+def keep_corpus(out: Path, corpus: Path, digest: str, begun: bool) -> None:
+    """Note which corpus a run is trained on.
+
+    Raises
+    ------
+    UsageError
+        It was begun on another one.
+    """
+    path = out / "corpus.json"
+    if begun and path.is_file() and json.loads(path.read_text("utf-8"))["digest"] != digest:
+        raise UsageError(
+            f"data: {corpus} holds another corpus than the run in {out} was begun on; put that one back to go on, "
+            "or give another folder with --out"
+        )
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps({"digest": digest}) + "\n", "utf-8")
+
+
 def finished(out: Path) -> dict[str, Any]:
     """Return the facts of a run that has nothing left to do."""
     warn(f"{out}: the run is finished; nothing was done")
@@ -390,8 +450,7 @@ def _check_out(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool
 
 def _is_of(out: Path, recipe: TrainingRecipe | AlignmentRecipe) -> bool:
     """Return whether the run in a folder is of a recipe."""
-    there: dict[str, Any] = yaml.safe_load((out / "recipe.yaml").read_text("utf-8"))
-    return there == recipe.model_dump(mode="json")
+    return recipe.is_what_stands_in(yaml.safe_load((out / "recipe.yaml").read_text("utf-8")))
 
 
 def _as_yaml(recipe: TrainingRecipe | AlignmentRecipe) -> str:
@@ -522,10 +581,13 @@ def _finish(
     weights = None
     if best is None:
         weights = trainer.whole_weights()
-    elif trainer.is_fsdp_enabled:
-        weights = dict(read_weights(Path(best))) if trainer.args.should_save else {}
     else:
-        load_weights(network, Path(best))
+        # By its number: the folder may have been moved since the path was written.
+        folder = out / "checkpoints" / f"checkpoint-{trainer.state.best_global_step}"
+        if not trainer.is_fsdp_enabled:
+            load_weights(network, folder)
+        else:
+            weights = dict(read_weights(folder)) if trainer.args.should_save else {}
     # Of the weights that are kept.
     kept = None if best is None else trainer.state.best_global_step
     history = [
@@ -535,8 +597,8 @@ def _finish(
     facts: dict[str, Any] = {
         "stage": run.recipe.stage,
         "base": run.recipe.base.preset or run.recipe.base.model,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "parameters": n_weights(network.parameters()),
+        "trained_parameters": n_weights(p for p in network.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         **trainer.done,
         "seconds": round(seconds, 1),
@@ -551,22 +613,22 @@ def _finish(
         "corpus": run.data.manifest["digest"],
         "seed": run.recipe.seed,
         "processes": trainer.args.world_size,
+        "divided": trainer.is_fsdp_enabled,
         "versions": library_versions(),
     }  # fmt: skip
     if not trainer.args.should_save:
         return facts
-    if not trainer.is_fsdp_enabled:
-        facts["metrics"] = _measured(run, model)
-    line = fitted_line(run.recipe.data, run.folder, run.data)
-    model.card = model.card.model_copy(
-        update={
-            "inverse": line or model.card.inverse,
-            "training": {**facts, "recipe": run.recipe.model_dump(mode="json")},
-        }
-    )
     if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
         model, weights = merged(model), None
+    # Before anything else that can fail, so that hours of training are not lost.
     model.save(out / "model", weights)
+    if not trainer.is_fsdp_enabled:
+        facts["metrics"] = _measured(run, model)
+    line = fitted_line(run.recipe.data, run.folder, run.data) or {}
+    # The first is the one that is taken where none is named.
+    others = {name: old for name, old in model.card.inverse.items() if name not in line}
+    training = json_able({**facts, "recipe": run.recipe.model_dump(mode="json")})
+    _note(out / "model", inverse={**line, **others}, training=training)
     _describe(run, model, facts, out / "model")
     if run.recipe.push_to_hub is not None:
         # Before the run counts as finished, so that --resume tries again.
@@ -574,6 +636,13 @@ def _finish(
     with atomic_file(out / "run.json") as path:
         path.write_text(json.dumps(json_able(facts), indent=1) + "\n", "utf-8")
     return facts
+
+
+def _note(folder: Path, **fields: Any) -> None:
+    """Write some fields of the card of a model directory anew."""
+    card = json.loads((folder / C2S_JSON).read_text("utf-8"))
+    with atomic_file(folder / C2S_JSON) as path:
+        path.write_text(json.dumps({**card, **fields}, indent=1) + "\n", "utf-8")
 
 
 def _measured(run: Prepared, model: Model) -> dict[str, dict[str, float]]:
@@ -593,7 +662,7 @@ def _describe(run: Prepared, model: Model, facts: dict[str, Any], folder: Path) 
     source = base_folder(run.recipe.base, run.folder)
     text = model_card(
         facts, run.recipe.model_dump(mode="json"), run.data.manifest, genes=len(model.vocabulary),
-        top_k=model.card.top_k, tasks=model.card.tasks,
+        top_k=model.card.top_k, tasks=model.card.tasks, pathways=model.card.pathways,
         licence=None if source is None else licence_of(resolve_folder(source)),
         on_hub=source is not None and not Path(source).is_dir(),
     )  # fmt: skip

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from c2s.models.weights import n_weights
+
 
 def training_flops(network: Any, *, tokens: float, learned: float, pairs: float) -> float:
     """Return the floating-point operations that training on samples needs, forward and backward.
@@ -27,9 +29,9 @@ def training_flops(network: Any, *, tokens: float, learned: float, pairs: float)
     config = network.config
     table, head = network.get_input_embeddings(), network.get_output_embeddings()
     ends = {id(p) for m in (table, head) for p in m.parameters()}
-    inner = sum(p.numel() for p in network.parameters() if id(p) not in ends)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in ends)
-    n_head = sum((6 if p.requires_grad else 4) * p.numel() for p in head.parameters())
+    between = [p for p in network.parameters() if id(p) not in ends]
+    inner, trained = n_weights(between), n_weights(p for p in between if p.requires_grad)
+    n_head = sum((6 if p.requires_grad else 4) * n_weights([p]) for p in head.parameters())
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = 6 * config.num_hidden_layers * width * pairs

@@ -94,7 +94,8 @@ class PermutedStream:
         for spans in self._finder.sentences(ids[: sample.prompt_length]):
             genes = [sample.ids[start:stop] for start, stop in spans]
             free = np.array(
-                [k for k, g in enumerate(genes) if g.astype(np.int32).tobytes() in self._rows]
+                [k for k, g in enumerate(genes) if g.astype(np.int32).tobytes() in self._rows],
+                np.int64,
             )
             order = np.arange(len(genes))
             for places in _windows(free, len(genes), self.augment.window):

@@ -56,8 +56,14 @@ from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
 from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
 from c2s.training.recipe import DataRecipe, corpus_recipe
-from c2s.training.rewards.recipes import BertScore
-from c2s.training.run import RunLog, finished, held, optimiser_arguments, optimizer_of
+from c2s.training.run import (
+    RunLog,
+    finished,
+    held,
+    keep_corpus,
+    optimiser_arguments,
+    optimizer_of,
+)
 from c2s.training.speed import device_name
 
 if TYPE_CHECKING:
@@ -124,9 +130,16 @@ def check_alignment(recipe: AlignmentRecipe) -> None:
 
 
 def prepare_alignment(
-    recipe: AlignmentRecipe, folder: Path, work: Path, on_stage: OnStage = no_progress
+    recipe: AlignmentRecipe,
+    folder: Path,
+    work: Path,
+    on_stage: OnStage = no_progress,
+    *,
+    begun: bool = False,
 ) -> PreparedAlignment:
     """Open the data of a recipe, and check what can be checked without weights.
+
+    Parameters are those of `prepare`.
 
     Raises
     ------
@@ -159,7 +172,7 @@ def prepare_alignment(
     _check_rewards(recipe)
     check_lora(recipe.base, recipe.lora, base_config(recipe.base, folder, 1))
     return PreparedAlignment(
-        recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage)
+        recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage, begun)
     )
 
 
@@ -173,14 +186,14 @@ def _check_rewards(recipe: AlignmentRecipe) -> None:
     """
     generates = TASKS[recipe.policy.task].generates
     for i, reward in enumerate(recipe.rewards):
-        if isinstance(reward, BertScore) == generates:
+        if (reward.reads == "texts") == generates:
             raise UsageError(
                 f"rewards.{i} ({reward.name}): it reads {'cells' if not generates else 'texts'}, and policy.task = "
                 f"{recipe.policy.task} answers with {'a cell' if generates else 'a label'}"
             )
 
 
-def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage) -> Path:
+def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage, begun: bool) -> Path:
     """Return the folder of the corpus; of a recipe only the cells are made, with their split."""
     if recipe.corpus is not None:
         try:
@@ -190,7 +203,7 @@ def _corpus(recipe: DataRecipe, folder: Path, work: Path, on_stage: OnStage) -> 
         return folder / recipe.corpus
     drawn, place = corpus_recipe(recipe, folder)
     cells_only = drawn.model_copy(update={"samples_per_cell": 0, "samples_per_gene_set": 1})
-    return RedrawnCorpus(cells_only, place, work).epoch(0, on_stage)
+    return RedrawnCorpus(cells_only, place, work, begun=begun).epoch(0, on_stage)
 
 
 def plan_alignment(
@@ -255,7 +268,10 @@ def run_alignment(
                 stack.enter_context(held(recipe, out, resume))
             if (out / "run.json").is_file():
                 return finished(out)
-            run = prepare_alignment(recipe, folder, out / "data", on_stage)
+            begun = resume and bool(complete_checkpoints(out / "checkpoints"))
+            run = prepare_alignment(recipe, folder, out / "data", on_stage, begun=begun)
+            if is_first():
+                keep_corpus(out, run.corpus, run.manifest["digest"], begun)
         # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
         torch.set_num_threads(threads)
         return _align(run, out, resume, device, on_stage)
