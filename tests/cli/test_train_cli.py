@@ -40,6 +40,23 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(c2s, recipe, tmp_p
     assert not any("epoch" in p.name for p in tmp_path.iterdir())
 
 
+def test_what_a_run_would_be_refused_for_a_dry_run_is_too(c2s, recipe, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    code, _, err = c2s("train", recipe, "-o", tmp_path / "out", "--dry-run")
+    assert code == 2
+    assert "holds 'notes.txt', which no training run wrote" in err
+
+
+def test_a_forgotten_stage_is_named(c2s, recipe, tmp_path):
+    content = yaml.safe_load(recipe.read_text())
+    del content["stage"]
+    recipe.write_text(yaml.safe_dump(content))
+    code, _, err = c2s("train", recipe, "-o", tmp_path / "out")
+    assert code == 2
+    assert err.strip().endswith("train.yaml: the field 'stage' is missing: pretrain, sft or grpo")
+
+
 def test_a_dry_run_as_a_table():
     from c2s.cli.training_plan import in_words, memory_table
 

@@ -84,6 +84,9 @@ class TestRoundTrip:
         assert {**theirs, "versions": {}} == {**ours, "versions": {}}
         assert theirs["versions"]["torch"] == torch.__version__
         assert again.inverse.slope == -0.7
+        # Weights are as readable as all else.
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+        assert len(modes) == 1
 
     def test_symbols_in_their_original_case(self, make_tokenizer, make_model, tmp_path):
         genes = GeneVocabulary(["Ins1", "Gcg", "C10orf10"])

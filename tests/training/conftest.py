@@ -34,7 +34,7 @@ class Run:
         """What each has said."""
         return [e.read_text() if e.is_file() else "" for e in self.errors]
 
-    def join(self, limit=60):
+    def join(self, limit=240):
         """Wait until all are gone; return exit codes and what they said."""
         until = time.monotonic() + limit
         for process in self.processes:
@@ -48,7 +48,7 @@ class Run:
             process.kill()
         self.join()
 
-    def kill_when(self, seen, *, training=True, limit=60):
+    def kill_when(self, seen, *, training=True, limit=240):
         """Kill as soon as something is seen, or fail."""
         until = time.monotonic() + limit
         # What an earlier run left is gone when training begins.

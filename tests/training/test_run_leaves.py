@@ -319,6 +319,19 @@ class TestCard:
         assert "`loss` 1.2500." in found
         assert "no validation samples" in text(metrics={})
 
+    def test_it_says_how_prompts_are_read_and_what_was_permuted(self, finished, small_corpus):
+        recipe = TrainingRecipe.parse(
+            {**RECIPE, "attention": "prefix", "augment": {"share": 0.25, "window": 8}}, "r"
+        )
+        assert recipe.attention.kind == "prefix"  # by its name alone
+        manifest = json.loads((small_corpus / "corpus" / "manifest.json").read_text())
+        found = model_card(
+            finished[1], recipe.model_dump(mode="json"), manifest, genes=5, top_k=3, tasks=["cell_type"],
+            attention=recipe.attention,
+        )  # fmt: skip
+        assert "attention of kind `prefix`" in found
+        assert "genes of 25% of the samples were permuted, in windows of 8" in found
+
 
 class TestHub:
     def test_the_model_directory_is_uploaded_at_the_end(

@@ -66,6 +66,12 @@ def train(
     elif is_training_recipe(content):
         _train(recipe, {**content, **changes}, out, dry_run, resume, seed, device, as_json)
     else:
+        if (
+            isinstance(content, dict)
+            and content.keys() & {"base", "optimisation"}
+            and "tasks" not in content
+        ):
+            raise UsageError(f"{recipe}: the field 'stage' is missing: pretrain, sft or grpo")
         if launch is not None:
             raise UsageError("--launch is for recipes with a stage; this one runs on one process")
         _train_small(recipe, {**content, **changes}, out, dry_run, resume, device, as_json)
@@ -109,7 +115,7 @@ def _train(
     from c2s.cli.stages import Stages
     from c2s.training.processes import is_first
     from c2s.training.recipe import TrainingRecipe
-    from c2s.training.run import run_recipe
+    from c2s.training.run import check_out, run_recipe
 
     if content["stage"] == "grpo":
         _align(path, content, out, dry_run, resume, seed, device, as_json)
@@ -119,6 +125,7 @@ def _train(
         from c2s.cli.training_plan import plan_table
         from c2s.training.plan import plan
 
+        check_out(recipe, out, resume)
         with Stages() as stages:
             facts = plan(recipe, path.resolve().parent, device=device, on_stage=stages)
         say(as_json, facts, plan_table(facts))
@@ -142,9 +149,11 @@ def _align(
     from c2s.training.grpo.recipe import AlignmentRecipe
     from c2s.training.grpo.run import plan_alignment, run_alignment
     from c2s.training.processes import is_first
+    from c2s.training.run import check_out
 
     recipe, folder = AlignmentRecipe.parse(content, str(path)), path.resolve().parent
     if dry_run:
+        check_out(recipe, out, resume)
         with Stages() as stages:
             facts = plan_alignment(recipe, folder, on_stage=stages)
         say(as_json, facts, "\n".join(f"{k}: {v}" for k, v in facts.items()))

@@ -82,7 +82,9 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _explain(error, target) from error
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
+        # safetensors keeps what it writes to its owner; a folder is shared as the user's own files are.
+        for path in (temporary, *temporary.rglob("*")):
+            os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~_umask())
         if target.exists():
             _swap(temporary, target)
         else:

@@ -78,6 +78,23 @@ def weights_checksum(folder: Path) -> str:
 # --- on a network ---------------------------------------------------------------------------------
 
 
+def check_tokens(place: Path, tokenizer: CellTokenizer, named: str | None = None) -> None:
+    """Refuse a tokenizer that has other numbers for tokens of a trained network; parameters as `take_tokens`.
+
+    Raises
+    ------
+    UsageError
+        A token of the network is another one in the new tokenizer.
+    """
+    after = tokenizer.backend.get_vocab()
+    for token, number in load_tokenizer(place).get_vocab().items():
+        if after.get(token) != number:
+            raise UsageError(
+                f"data: its tokenizer is not that of base.model (token {token!r} differs); build the corpus with "
+                f"tokenizer: {named or place}"
+            )
+
+
 def take_tokens(
     network: PreTrainedModel, place: Path, tokenizer: CellTokenizer, named: str | None = None
 ) -> list[int]:
@@ -106,14 +123,9 @@ def take_tokens(
     """
     import torch
 
+    check_tokens(place, tokenizer, named)
     own, new = load_tokenizer(place), tokenizer.backend
     before, after = own.get_vocab(), new.get_vocab()
-    changed = [t for t, k in before.items() if after.get(t) != k]
-    if changed:
-        raise UsageError(
-            f"data: its tokenizer is not that of base.model (token {changed[0]!r} differs); build the corpus with "
-            f"tokenizer: {named or place}"
-        )
     added = sorted((k, t) for t, k in after.items() if t not in before)
     if not added:
         return []
@@ -375,7 +387,8 @@ def find_base(
             place = beside.resolve()
         elif beside is not None:
             raise InputError(
-                f"{folder}: the base of this adapter is not at {record.model} any more; say where: base=…"
+                f"{folder}: the base of this adapter is not at {record.model} any more; say where: base=…, or "
+                "merge it with c2s model merge, which takes --base"
             )
         else:
             place = resolve_folder(record.model)

@@ -7,7 +7,7 @@ the response is what is learned, and a token that sees its successor would be ta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -43,6 +43,12 @@ class PromptAttention(Config):
         "from the first on, without the last (not specified by the paper): what tokens of the prompt see in the last "
         "layer, no token of the response reads.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        """Take a kind by its name alone."""
+        return {"kind": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _layers_belong_to_hybrid(self) -> Self:

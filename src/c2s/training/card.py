@@ -11,6 +11,7 @@ import yaml
 
 from c2s.common.errors import listing
 from c2s.common.files import atomic_file
+from c2s.models.attention import PromptAttention
 from c2s.tasks.pathways import PathwayLine
 
 
@@ -36,6 +37,7 @@ def model_card(
     top_k: int,
     tasks: Sequence[str],
     pathways: PathwayLine | None = None,
+    attention: PromptAttention | None = None,
     licence: str | None = None,
     on_hub: bool = False,
 ) -> str:
@@ -49,7 +51,7 @@ def model_card(
         The training recipe, as plain values.
     manifest
         Of the corpus that was trained on.
-    genes, top_k, tasks, pathways
+    genes, top_k, tasks, pathways, attention
         Of the model.
     licence
         Of the base, where it is known.
@@ -83,7 +85,9 @@ def model_card(
         "## Data",
         _data(manifest),
         "## Training",
-        _training(facts, recipe["optimisation"], recipe["lora"]),
+        _training(
+            facts, recipe["optimisation"], recipe["lora"], recipe["augment"], attention or PromptAttention()
+        ),
         "## Measured on validation samples",
         _measured(facts),
         "## Licence",
@@ -136,9 +140,13 @@ def _data(manifest: Mapping[str, Any]) -> str:
 
 
 def _training(
-    facts: Mapping[str, Any], settings: Mapping[str, Any], lora: Mapping[str, Any] | None
+    facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    lora: Mapping[str, Any] | None,
+    augment: Mapping[str, Any] | None,
+    attention: PromptAttention,
 ) -> str:
-    """Return how long and how fast."""
+    """Return how long and how fast, and what is unusual."""
     rates = f"learning rate {settings['learning_rate']:g}"
     if settings["optimizer"] == "muon":
         rates += f" (Muon {settings['muon_learning_rate']:g})"
@@ -149,6 +157,14 @@ def _training(
         f"{settings['precision']}",
         f"- seed {facts['seed']}, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}",
     ]
+    if not attention.is_causal:
+        lines.append(
+            f"- prompts are read with attention of kind `{attention.kind}` (c2s.json), which c2s.load_model sets up "
+            "and transformers alone does not"
+        )
+    if augment is not None:
+        width = "fully" if augment["window"] is None else f"in windows of {augment['window']:,}"
+        lines.append(f"- genes of {augment['share']:.0%} of the samples were permuted, {width}")
     if lora is not None:
         lines.append(
             f"- {facts['trained_parameters']:,} weights were trained: an adapter (LoRA, rank {lora['rank']}, alpha "

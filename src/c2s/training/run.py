@@ -22,7 +22,7 @@ from c2s.common.errors import UsageError, warn
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress, say_beside
 from c2s.common.transformers_log import quiet_transformers
-from c2s.models.adapters import merged
+from c2s.models.adapters import check_tokens, merged
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
 from c2s.models.places import resolve_folder
@@ -128,6 +128,8 @@ def prepare(
     )  # fmt: skip
     if not data.manifest["samples"].get("train"):
         raise UsageError("data: there is no sample to train on")
+    if source is not None:
+        check_tokens(Path(resolve_folder(source)), data.tokenizer, source)
     check_best(recipe, data)
     _check_named(data, card, attention)
     config = base_config(recipe.base, folder, len(data.tokenizer.backend))
@@ -367,13 +369,13 @@ def held(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> I
     Raises
     ------
     UsageError
-        Another run is going on there, or it is refused; see `_check_out`.
+        Another run is going on there, or it is refused; see `check_out`.
     """
     if not out.is_dir():
-        _check_out(recipe, out, resume)
+        check_out(recipe, out, resume)
         out.mkdir(parents=True, exist_ok=True)
     with only_run(out):
-        _check_out(recipe, out, resume)
+        check_out(recipe, out, resume)
         if not (out / "run.json").is_file():
             if (out / "recipe.yaml").is_file() and not _is_of(out, recipe):
                 # What was drawn for another recipe would be taken for this one's.
@@ -413,7 +415,7 @@ def finished(out: Path) -> dict[str, Any]:
     return facts
 
 
-def _check_out(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> None:
+def check_out(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> None:
     """Refuse a folder that something else, or another recipe, was written to.
 
     Raises
@@ -620,6 +622,7 @@ def _finish(
         return facts
     if run.recipe.lora is not None and run.recipe.lora.keep == "merged":
         model, weights = merged(model), None
+        facts["parameters"] = model.n_parameters
     # Before anything else that can fail, so that hours of training are not lost.
     model.save(out / "model", weights)
     if not trainer.is_fsdp_enabled:
@@ -663,6 +666,7 @@ def _describe(run: Prepared, model: Model, facts: dict[str, Any], folder: Path) 
     text = model_card(
         facts, run.recipe.model_dump(mode="json"), run.data.manifest, genes=len(model.vocabulary),
         top_k=model.card.top_k, tasks=model.card.tasks, pathways=model.card.pathways,
+        attention=model.card.attention,
         licence=None if source is None else licence_of(resolve_folder(source)),
         on_hub=source is not None and not Path(source).is_dir(),
     )  # fmt: skip
