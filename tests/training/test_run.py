@@ -16,7 +16,7 @@ from c2s.corpus.show import read_manifest
 from c2s.training import loop
 from c2s.training.data import TrainingData, open_data
 from c2s.training.recipe import TrainingRecipe
-from c2s.training.run import _keep_corpus, prepare, run_recipe
+from c2s.training.run import keep_corpus, prepare, run_recipe
 
 SOURCES = [{"data": "cells.h5ad", "values": {"organism": "Homo sapiens", "tissue": "pancreas"}}]
 
@@ -250,15 +250,14 @@ class TestData:
         assert manifest["recipe"]["single_genes"] == [5, 6]
 
     def test_a_run_does_not_go_on_with_another_corpus(self, small_corpus, tmp_path):
-        data = TrainingData(small_corpus / "corpus", False, 0)
-        _keep_corpus(tmp_path, data, begun=True)  # of a version that kept no note
-        _keep_corpus(tmp_path, data, begun=True)
-        other = TrainingData(small_corpus / "corpus", False, 0)
-        other.__dict__["manifest"] = {**data.manifest, "digest": "other"}
+        folder = small_corpus / "corpus"
+        digest = TrainingData(folder, False, 0).manifest["digest"]
+        keep_corpus(tmp_path, folder, digest, begun=True)  # of a version that kept no note
+        keep_corpus(tmp_path, folder, digest, begun=True)
         with pytest.raises(UsageError, match="data: .* holds another corpus than the run in"):
-            _keep_corpus(tmp_path, other, begun=True)
-        _keep_corpus(tmp_path, other, begun=False)
-        _keep_corpus(tmp_path, other, begun=True)
+            keep_corpus(tmp_path, folder, "other", begun=True)
+        keep_corpus(tmp_path, folder, "other", begun=False)
+        keep_corpus(tmp_path, folder, "other", begun=True)
 
     def test_a_stream_goes_on_anywhere_and_is_shared_out(self, folder):
         data = open_data(
