@@ -286,6 +286,7 @@ def test_a_base_by_its_hub_id_keeps_mode_and_attention(small_corpus, tmp_path, m
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 1}))
     (base / "c2s.json").write_text(json.dumps({"mode": "genes", "attention": {"kind": "prefix"}}))
+    TrainingData(small_corpus / "corpus", False, 0).tokenizer.save(base)
     monkeypatch.setattr("c2s.models.places.from_hub", {"owner/name": base}.__getitem__)
     opened = {}
 
@@ -297,6 +298,16 @@ def test_a_base_by_its_hub_id_keeps_mode_and_attention(small_corpus, tmp_path, m
     found = prepare(recipe(base={"model": "owner/name"}), small_corpus, tmp_path / "w")
     assert found.attention.kind == "prefix"
     assert (opened["mode"], opened["tokenizer"]) == ("genes", "owner/name")
+    # Tokens of another tokenizer are refused before weights are read, and so by a dry run.
+    tokens = json.loads((base / "tokenizer.json").read_text())
+    words = tokens["model"]["vocab"]
+    one, two = sorted(words, key=words.get)[-2:]
+    words[one], words[two] = words[two], words[one]
+    (base / "tokenizer.json").write_text(json.dumps(tokens))
+    with pytest.raises(
+        UsageError, match=r"data: its tokenizer is not that of base\.model .* tokenizer: owner/name"
+    ):
+        prepare(recipe(base={"model": "owner/name"}), small_corpus, tmp_path / "w")
 
 
 def test_a_corpus_with_samples_too_long_is_refused(folder):
