@@ -111,16 +111,21 @@ class TransformersEngine:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible; it is at least 1")
-        if guesses is None:
-            guesses = _GUESSES_CPU if model.network.device.type == "cpu" else _GUESSES_GPU
-        if guesses < 0:
+        if guesses is not None and guesses < 0:
             raise UsageError(f"guesses={guesses} is below 0")
         self.network = model.network
         self._reader = PromptReader(model)
         self.pad_id = model.tokenizer.pad_id
         self.batch_size = batch_size
-        self.guesses = guesses
+        self._guesses = guesses
         self.passes = Passes()
+
+    @property
+    def guesses(self) -> int:
+        """Tokens of a gene that are guessed at most; by default what fits the device that the network is on now."""
+        if self._guesses is not None:
+            return self._guesses
+        return _GUESSES_CPU if self.network.device.type == "cpu" else _GUESSES_GPU
 
     def generate(
         self,

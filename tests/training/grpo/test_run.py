@@ -14,6 +14,7 @@ from c2s.cli.main import app
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 from c2s.models.directory import load_model
 from c2s.training.grpo.run import plan_alignment, run_alignment
+from c2s.training.grpo.signs import signs_of_hacking
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ class TestRun:
         facts, out = aligned
         assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(facts))
         assert {p.name for p in out.iterdir() if p.name[0] != "."} == {
-            "model", "recipe.yaml", "log.jsonl", "run.json", "checkpoints"
+            "model", "recipe.yaml", "corpus.json", "log.jsonl", "run.json", "checkpoints"
         }  # fmt: skip
         assert facts["rewards"] == {"energy_distance": 1.0}
         assert facts["before"].keys() == facts["after"].keys() >= {"scfid", "valid", "diversity"}
@@ -128,6 +129,29 @@ class TestRun:
         assert "Nothing was measured" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
+def test_copied_training_cells_are_seen(open_run):
+    """Cells of validation are as near to training cells as any; a policy that recites training cells is nearer."""
+    opened = open_run(evaluation={"cells": 40, "labels": 0})
+    measure, questions = opened.trainer.measure, opened.trainer.questions
+    own = measure()
+    tokenizer, real, asked = questions.model.tokenizer, questions.real, measure.questions
+
+    def recite(numbers, copies, temperature):
+        """Write a training cell of the condition that is asked for."""
+        names = [asked.real.conditions[asked.question(n).condition] for n in numbers]
+        rows = [real.rows(real.conditions.index(name))[0] for name in names]
+        cells = [real.cells.to_columns(row)[: questions.n_genes] for row in rows]
+        return [
+            np.array([t for c in cell for t in tokenizer.gene_pieces(int(c))]) for cell in cells
+        ]
+
+    asked.write = recite
+    found = measure()
+    assert found["nearest_overlap"] == 1.0
+    assert found["nearest_overlap_real"] == own["nearest_overlap_real"] < 0.95
+    assert any("copied" in sign for sign in signs_of_hacking(own, found, []))
+
+
 class TestDryRun:
     def test_says_what_would_be_done_and_leaves_nothing(self, recipe, tmp_path, monkeypatch):
         work = tmp_path / "work"
@@ -173,6 +197,8 @@ class TestRefusals:
             ({"policy": {"iterations": 3}}, r"save_every = 2 must be a multiple of policy.iterations = 3"),
             ({"rewards": ["energy_distanse"]}, r"rewards.*'energy_distanse'.*did you mean 'energy_distance'"),
             ({"rewards": []}, r"rewards"),
+            ({"base": {"context": 256}}, r"base.context = 256 does nothing in alignment"),
+            ({"optimisation": {"tokens_per_pass": 64}}, r"optimisation.tokens_per_pass = 64 does nothing"),
         ],
     )  # fmt: skip
     def test_of_what_a_recipe_says(self, changes, line, recipe):
@@ -191,6 +217,9 @@ class TestRefusals:
             ({"policy": {"genes": 5000}}, r"policy.genes = 5,000: the model knows \d+ genes"),
             ({"policy": {"task": "cell_type"}}, r"rewards.0 \(energy_distance\): it reads cells, and policy.task = cell_type"),
             ({"lora": {"targets": ["nothing"]}}, r"lora.targets"),
+            ({"policy": {"group": 2}}, r"policy.group = 2: rewards.0 \(energy_distance\) .* at least 3 answers"),
+            ({"rewards": [{"name": "validity", "weight": 0}]}, r"rewards: all have weight 0"),
+            ({"base": {"model": "short"}, "policy": {"genes": 100}}, r"policy.genes: prompt and answer take up to \d+ tokens"),
         ],
     )  # fmt: skip
     def test_of_what_lies_there(self, changes, line, recipe, model_folder, tmp_path):
@@ -206,6 +235,10 @@ class TestRefusals:
             (tmp_path / name / C2S_JSON).unlink()
             if other is not None:
                 (tmp_path / name / C2S_JSON).write_text(json.dumps({**card, **other}))
+        copytree(model_folder, tmp_path / "short")
+        shape = json.loads((model_folder / "config.json").read_text())
+        shape["max_position_embeddings"] = 64
+        (tmp_path / "short" / "config.json").write_text(json.dumps(shape))
         with pytest.raises(C2SError, match=line) as caught:
             run_alignment(recipe(**changes), tmp_path, tmp_path / "run", device="cpu")
         assert isinstance(caught.value, UsageError | InputError)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from c2s.training.card import limits_of, sources_of
+from c2s.training.grpo.signs import measures_of
 
 
 def alignment_card(
@@ -79,9 +80,10 @@ def _measured(
     """Return a table of what was measured on validation cells."""
     if not after:
         return "Nothing was measured: there were no validation cells."
+    paid = measures_of(rewards)
     rows = ["| | before | after | |", "| --- | ---: | ---: | --- |"]
     for name in after:
-        rewarded = "rewarded on training cells" if name in rewards else ""
+        rewarded = "rewarded on training cells" if name in paid else ""
         was = before.get(name, float("nan"))
         rows.append(f"| `{name}` | {was:.4f} | {after[name]:.4f} | {rewarded} |")
     return "\n".join(rows) + "\n\nOne draw of cells each, without intervals."

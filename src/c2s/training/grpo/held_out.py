@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from c2s.common.errors import warn
@@ -12,7 +14,8 @@ from c2s.models.directory import Model
 from c2s.tasks.registry import TASKS
 from c2s.training.grpo.questions import CorpusCells, Questions
 from c2s.training.grpo.recipe import PolicyRecipe, WatchRecipe
-from c2s.training.rewards.space import CellSpace
+from c2s.training.rewards.base import RealCells, Rollouts
+from c2s.training.rewards.space import CellSpace, shared_genes
 from c2s.training.rewards.watch import watch
 
 
@@ -27,6 +30,8 @@ class HeldOut:
         The task, and how much is measured.
     cells
         Validation cells.
+    train
+        Training cells: what is near to them may be copied.
     space
         Of the metrics, fitted on training cells.
     seed
@@ -39,9 +44,11 @@ class HeldOut:
         policy: PolicyRecipe,
         recipe: WatchRecipe,
         cells: CorpusCells,
+        train: RealCells,
         space: CellSpace | None,
         seed: int,
     ) -> None:
+        self.train = train
         self.space, self.temperature = space, policy.temperature
         self.questions: Questions | None = None
         asked = policy.model_copy(update={"prompts": "conditions"})
@@ -61,8 +68,30 @@ class HeldOut:
         if self.questions is not None:
             numbers = self._numbers.tolist()
             answers = self.questions.write(numbers, list(range(len(numbers))), self.temperature)
-            found |= watch(self.questions.read(numbers, answers), self.questions.real, self.space)
+            rollouts = self.questions.read(numbers, answers)
+            found |= watch(rollouts, self.questions.real, self.space)
+            found |= self._overlap(rollouts)
         return found | self.labels()
+
+    def _overlap(self, rollouts: Rollouts) -> dict[str, float]:
+        """Return the share of genes of answers, and of validation cells, that the nearest training cell has too."""
+        real = cast(Questions, self.questions).real
+        if rollouts.cells is None:
+            return {}
+        made, true = [], []
+        for code, name in enumerate(real.conditions):
+            if name not in self.train.conditions:
+                continue
+            seen = self.train.cells.take(self.train.rows(self.train.conditions.index(name)))
+            own = np.flatnonzero(rollouts.condition == code)
+            made.append(shared_genes(rollouts.cells.take(own), seen).max(1))
+            true.append(shared_genes(real.cells.take(real.rows(code)), seen).max(1))
+        if not made:
+            return {}
+        return {
+            "nearest_overlap": float(np.mean(np.concatenate(made))),
+            "nearest_overlap_real": float(np.mean(np.concatenate(true))),
+        }
 
 
 class _Labels:
@@ -74,6 +103,8 @@ class _Labels:
         for name in model.card.tasks:
             task = TASKS[name]
             labels = model.known(task.target)
+            if model.card.pathways is not None and name in model.card.pathways.tasks:
+                continue  # what it names before a label is not written here
             if task.answer != "label" or task.kind != "single" or not labels or not most:
                 continue
             own = cells.with_texts([n for n in task.needs if n in cells.fields])

@@ -181,6 +181,24 @@ class Questions:
         self._engine = TransformersEngine(model)
         # Questions are asked again and again: by policy and reward, for each answer of a group.
         self.question = cache(self._question)
+        self._check_context()
+
+    def _check_context(self) -> None:
+        """Refuse answers that do not fit into the model's context behind the longest of some prompts.
+
+        Raises
+        ------
+        UsageError
+            They do not.
+        """
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        looked_at = range(min(self.n_of_epoch, 64))
+        longest = max(len(self._question(n).ids) for n in looked_at) + self.constraint.max_tokens
+        if context is not None and longest > context:
+            raise UsageError(
+                f"policy.genes: prompt and answer take up to {longest:,} tokens, and the model's context is "
+                f"{context:,}; ask for fewer genes than {self.n_genes:,}"
+            )
 
     def _real(self, asked: CorpusCells) -> RealCells:
         """Return the cells as rewards see them, with the condition of each."""

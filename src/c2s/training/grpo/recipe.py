@@ -124,7 +124,8 @@ class WatchRecipe(Config):
     cells: int = Field(
         200,
         ge=0,
-        description="Cells that are generated for it, of the conditions of validation cells; 0: none.",
+        description="Cells that are generated for it, of the conditions of validation cells, at least 2 of each; "
+        "0: none.",
     )
     labels: int = Field(
         256,
@@ -181,6 +182,14 @@ class AlignmentRecipe(Config):
             raise ValueError("base.quantize: models in 4 bits are not aligned; leave it out")
         if self.base.device_map is not None:
             raise ValueError("base.device_map: alignment runs on whole devices; leave it out")
+        for name, given, unused in (
+            ("base.context", self.base.context, None), ("base.extend", self.base.extend, "linear"),
+            ("data.inverse", self.data.inverse, None), ("data.workers", self.data.workers, 0),
+            ("data.validation", self.data.validation, 256),
+            ("optimisation.tokens_per_pass", self.optimisation.tokens_per_pass, 8192),
+        ):  # fmt: skip
+            if given != unused:
+                raise ValueError(f"{name} = {given} does nothing in alignment; leave it out")
         if self.save_every % self.policy.iterations:
             raise ValueError(
                 f"save_every = {self.save_every} must be a multiple of policy.iterations = {self.policy.iterations}, "

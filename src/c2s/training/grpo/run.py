@@ -37,14 +37,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from c2s.common.errors import InputError, UsageError, listing, missing_extra
+from c2s.common.errors import InputError, UsageError, counted, listing, missing_extra, warn
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
 from c2s.common.transformers_log import quiet_transformers
 from c2s.corpus.redrawn import RedrawnCorpus
 from c2s.corpus.show import read_manifest
 from c2s.models.adapters import merged
-from c2s.models.directory import C2S_JSON, Model, library_versions, load_model
+from c2s.models.directory import (
+    C2S_JSON,
+    Model,
+    library_versions,
+    load_model,
+    resolve_device,
+)
 from c2s.models.places import resolve_folder
 from c2s.tasks.registry import TASKS
 from c2s.training.base import base_config, base_folder, check_lora, with_adapter
@@ -56,6 +62,7 @@ from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
 from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
 from c2s.training.recipe import DataRecipe, corpus_recipe
+from c2s.training.rewards.shares import FEWEST_CELLS
 from c2s.training.run import (
     RunLog,
     finished,
@@ -71,8 +78,13 @@ if TYPE_CHECKING:
 
     from c2s.training.grpo.questions import CorpusCells, Questions
     from c2s.training.grpo.trainer import GroupTrainer
-    from c2s.training.rewards.base import OpenedReward
+    from c2s.training.rewards.base import OpenedReward, RealCells
     from c2s.training.rewards.space import CellSpace
+
+
+#: Rewards that share out what is measured of a group, and those that measure it against real cells of the condition.
+_OF_GROUPS = {"energy_distance", "scfid", "diversity"}
+_AGAINST_REAL = {"energy_distance", "scfid"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,14 @@ def _check_rewards(recipe: AlignmentRecipe) -> None:
         One reads texts and the task writes cells, or the other way about.
     """
     generates = TASKS[recipe.policy.task].generates
+    if not any(reward.weight for reward in recipe.rewards):
+        raise UsageError("rewards: all have weight 0, so that there is nothing to learn")
     for i, reward in enumerate(recipe.rewards):
+        if reward.name in _OF_GROUPS and recipe.policy.group < FEWEST_CELLS:
+            raise UsageError(
+                f"policy.group = {recipe.policy.group}: rewards.{i} ({reward.name}) shares out what is measured of a "
+                f"group, which needs at least {FEWEST_CELLS} answers"
+            )
         if (reward.reads == "texts") == generates:
             raise UsageError(
                 f"rewards.{i} ({reward.name}): it reads {'cells' if not generates else 'texts'}, and policy.task = "
@@ -229,7 +248,7 @@ def plan_alignment(
         run = prepare_alignment(recipe, folder, Path(work), on_stage)
         model = load_model(run.base, device="cpu")
         train = read_cells(run.corpus, "train", model.vocabulary, recipe.seed)
-        questions, rewards, _ = _asked(recipe, model, train, folder)
+        questions, rewards, _ = _asked(recipe, model, train, folder, "cpu")
     return {
         "stage": recipe.stage,
         "base": recipe.base.model,
@@ -398,7 +417,7 @@ def open_trainer(
     from c2s.training.rewards.watch import watch
 
     policy = recipe.policy
-    questions, rewards, space = _asked(recipe, model, train, folder)
+    questions, rewards, space = _asked(recipe, model, train, folder, _own_device(device))
     n_steps = _steps(recipe, questions)
     n_questions = -(-n_steps // policy.iterations) * recipe.optimisation.batch_size
     return GroupTrainer(
@@ -408,26 +427,59 @@ def open_trainer(
         rewards,
         n_questions,
         watch=partial(watch, real=questions.real, space=space),
-        measure=HeldOut(model, policy, recipe.evaluation, held_out, space, recipe.seed),
+        measure=HeldOut(
+            model, policy, recipe.evaluation, held_out, questions.real, space, recipe.seed
+        ),
         keep_checkpoints=recipe.keep_checkpoints,
         optimizer=optimizer_of(model.network, recipe.optimisation),
     )
 
 
 def _asked(
-    recipe: AlignmentRecipe, model: Model, cells: CorpusCells, folder: Path
+    recipe: AlignmentRecipe, model: Model, cells: CorpusCells, folder: Path, device: str
 ) -> tuple[Questions, list[OpenedReward], CellSpace | None]:
     """Return the questions of a run, its rewards, and the space that they and other measures share."""
     from c2s.training.grpo.questions import Questions
     from c2s.training.rewards.opening import open_rewards, open_space
 
     questions = Questions(model, recipe.policy, cells, recipe.seed)
+    _check_real(recipe, questions.real)
     inverse = model.inverse if model.card.inverse else None
-    space = None if inverse is None else open_space(None, questions.real, inverse, seed=recipe.seed)
+    space = None
+    if inverse is not None and questions.task.generates:
+        space = open_space(None, questions.real, inverse, seed=recipe.seed, device=device)
     rewards = open_rewards(
-        recipe.rewards, questions.real, inverse, model.vocabulary, space, recipe.seed, folder=folder
-    )
+        recipe.rewards, questions.real, inverse, model.vocabulary, space, recipe.seed, device=device, folder=folder
+    )  # fmt: skip
     return questions, rewards, space
+
+
+def _check_real(recipe: AlignmentRecipe, real: RealCells) -> None:
+    """Warn of conditions that rewards of groups cannot judge, for they have too few real cells.
+
+    Raises
+    ------
+    UsageError
+        These are all.
+    """
+    named = [r.name for r in recipe.rewards if r.name in _AGAINST_REAL]
+    few = [name for code, name in enumerate(real.conditions) if len(real.rows(code)) < 2]
+    if not named or not few:
+        return
+    if len(few) == len(real.conditions):
+        raise UsageError(
+            f"rewards ({named[0]}): no condition of {recipe.policy.task} has two training cells to compare a group with"
+        )
+    warn(
+        f"{named[0]} says nothing of {counted(len(few), 'condition')} with fewer than two training cells: "
+        f"{listing(few)}"
+    )
+
+
+def _own_device(device: str | None) -> str:
+    """Return the device of this process, where rewards run too."""
+    where = resolve_device(device)
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if where == "cuda" else where
 
 
 def _steps(recipe: AlignmentRecipe, questions: Any) -> int:

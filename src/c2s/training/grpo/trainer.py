@@ -126,7 +126,8 @@ class GroupTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(numbers)
         # A group may lie on several processes; which of its answers each is depends on its place among all.
         copies = [(first + i) % self.num_generations for i in range(len(numbers))]
-        with _resting(self.model):
+        # Drawn in the precision that is learned in, or the ratio would be of another policy.
+        with _resting(self.model), self.accelerator.autocast():
             answers = self.questions.write(numbers, copies, self.temperature)
         self._note("time/rollout", time.perf_counter() - started)
         return {
