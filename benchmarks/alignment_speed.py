@@ -110,6 +110,8 @@ def main() -> None:
     print(f"a step: {np.median(whole):.2f} s ({whole.min():.2f}–{whole.max():.2f})")
     rates = written / rollout
     print(f"rollouts: {np.median(rates):.1f} cells/s ({rates.min():.1f}–{rates.max():.1f})")
+    rates = written / parts["learning"]
+    print(f"learning: {np.median(rates):.1f} cells/s ({rates.min():.1f}–{rates.max():.1f})")
     for name, seconds in parts.items():
         share = seconds / whole
         print(f"{name}: {np.median(share):.1%} ({share.min():.1%}–{share.max():.1%})")

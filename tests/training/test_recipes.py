@@ -33,7 +33,7 @@ PUBLISHED = {
     "spatial": {},
     "grpo-scqa": {"learning_rate": 5e-7},
     "grpo-dong": {"epochs": 3},
-    "grpo-l1000": {"learning_rate": 1e-6, "batch_size": 4, "steps": 3000},
+    "grpo-l1000": {"learning_rate": 1e-6, "steps": 3000},
 }  # fmt: skip
 
 
