@@ -58,9 +58,10 @@ def test_tokens_and_choices_are_those_of_the_states(name, seed):
     assert (np.diff(found.tokens) > 0).all()
     for row, (tokens, allowed, _) in enumerate(written):
         for place, (token, choices) in enumerate(zip(tokens, allowed, strict=True)):
-            assert found.tokens[found.allowed[row, place]].tolist() == sorted(choices)
+            allowed_there = found.sets[found.which[row, place]]
+            assert found.tokens[allowed_there].tolist() == sorted(choices)
             assert found.tokens[found.taken[row, place]] == token
-        assert not found.allowed[row, len(tokens) :].any()
+        assert (found.which[row, len(tokens) :] == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,15 @@ def test_an_answer_that_is_not_allowed_is_refused(name, answer, place):
 
 def test_nothing_to_walk_through():
     found = choices_of(CONSTRAINTS["labels"], [])
-    assert found.allowed.shape == (0, 0, 0)
+    assert found.sets.shape == (0, 0)
+    assert found.which.shape == (0, 0)
+
+
+def test_free_text_has_two_sets_whatever_its_length():
+    """A mask of the vocabulary for each token of each answer would be gigabytes."""
+    found = choices_of(CONSTRAINTS["text"], [np.array([1, 2, 3, 4]), np.array([2, 0])])
+    assert found.sets.shape == (2, 5)
+    assert found.which.tolist() == [[0, 1, 1, 1], [0, 1, -1, -1]]
 
 
 def test_answers_that_keep_no_tokens_are_refused():

@@ -67,7 +67,7 @@ def test_the_policy_without_a_reference_has_no_kl():
 
 def test_measures_held_out_beside_those_of_training():
     found = panels(alignment_measures(LOG, ["scfid", "diversity", "nearest_overlap"], ["scfid"]))
-    assert list(found) == ["scFID (rewarded)", "Diversity (real cells: 1)", "Genes shared with the nearest real cell"]  # fmt: skip
+    assert list(found) == ["scFID (rewarded)", "Diversity (real cells: 1)", "Genes shared with the nearest training cell"]  # fmt: skip
     scfid, diversity, overlap = map(lines, found.values())
     assert scfid["held out"] == [[0, 3], [4, 2]]
     assert scfid["training answers"] == [[1, 9], [2, 8], [4, 6]]

@@ -5,57 +5,22 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import fields, replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from tests import html_page
 
 from c2s.common.errors import InputError, UsageError
 from c2s.report import DemoResults, demo_overview, render, write_report
 from c2s.report.wording import DASH
 
-VOID = {"meta", "link", "br", "img", "hr", "input", "line", "rect", "circle"}
 
-
-class Page(HTMLParser):
-    """Checks that tags nest, and keeps ids, references, table rows and visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            return
-        self.words.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
+class Page(html_page.Page):
+    """With plain spaces and minus signs, and rows by their beginning."""
 
     @property
     def text(self) -> str:
-        joined = " ".join(" ".join(self.words).split())
-        return joined.replace("\u00a0", " ").replace("−", "-")
+        return super().text.replace("\u00a0", " ").replace("−", "-")
 
     def row(self, *starts: str) -> list[str]:
         """Return the cells of the only row that begins with `starts`."""

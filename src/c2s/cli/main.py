@@ -161,7 +161,7 @@ def _is_first() -> bool:
 def _let_the_first_speak() -> None:
     """Wait in another process of a run: where all fail alike, the first says why, and the launcher ends the others."""
     if not _is_first():
-        time.sleep(5)
+        time.sleep(20)  # on a busy machine it may be that late
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

@@ -33,14 +33,17 @@ class Choices:
     ----------
     tokens : int64, shape (n_columns,)
         Token ids, ascending; all that is ever allowed is among them.
-    allowed : bool, shape (n_answers, longest, n_columns)
-        Whether a token might have stood at a place; false behind the end of an answer.
+    sets : bool, shape (n_sets, n_columns)
+        What might have stood at some place or other; places may share a set, as those of free text do.
+    which : int64, shape (n_answers, longest)
+        The set of each place; −1 behind the end of an answer.
     taken : int64, shape (n_answers, longest)
         The column of the token that stands there; 0 behind the end.
     """
 
     tokens: np.ndarray
-    allowed: np.ndarray
+    sets: np.ndarray
+    which: np.ndarray
     taken: np.ndarray
 
 
@@ -88,15 +91,20 @@ def choices_of(constraint: Constraint, answers: Sequence[np.ndarray]) -> Choices
         return _of_sentences(constraint, answers, longest)
     steps = [_walk(constraint, answer) for answer in answers]
     # Each once: in free text the same array, as long as the vocabulary, stands at every place.
-    every = list({id(tokens): tokens for answer in steps for tokens in answer}.values())
-    tokens = np.unique(np.concatenate(every)) if every else np.empty(0, np.int64)
-    allowed = np.zeros((len(answers), longest, len(tokens)), np.bool_)
+    every = {id(tokens): tokens for answer in steps for tokens in answer}
+    tokens = (
+        np.unique(np.concatenate(list(every.values()))) if every else np.empty(0, dtype=np.int64)
+    )
+    sets = np.zeros((len(every), len(tokens)), np.bool_)
+    for row, found in enumerate(every.values()):
+        sets[row, np.searchsorted(tokens, found)] = True
+    number = {key: row for row, key in enumerate(every)}
+    which = np.full((len(answers), longest), -1, np.int64)
     taken = np.zeros((len(answers), longest), np.int64)
-    for row, (answer, sets) in enumerate(zip(answers, steps, strict=True)):
+    for row, (answer, own) in enumerate(zip(answers, steps, strict=True)):
         taken[row, : len(answer)] = np.searchsorted(tokens, answer)
-        for place, found in enumerate(sets):
-            allowed[row, place, np.searchsorted(tokens, found)] = True
-    return Choices(tokens, allowed, taken)
+        which[row, : len(answer)] = [number[id(found)] for found in own]
+    return Choices(tokens, sets, which, taken)
 
 
 def _walk(constraint: Constraint, answer: np.ndarray) -> list[np.ndarray]:
@@ -128,7 +136,9 @@ def _of_sentences(constraint: GeneSentence, answers: Sequence[np.ndarray], longe
     if bad >= 0:
         row, place = divmod(int(bad), max(longest, 1))
         raise _not_allowed(int(answers[row][place]), place)
-    return Choices(tokens, allowed, columns)
+    which = np.arange(columns.size).reshape(columns.shape)
+    which[np.arange(longest) >= lengths[:, None]] = -1
+    return Choices(tokens, allowed.reshape(-1, len(tokens)), which, columns)
 
 
 def _not_allowed(token: int, place: int) -> InputError:

@@ -23,10 +23,11 @@ _TITLES = {
     "diversity": "Diversity (real cells: 1)",
     "unique": "Share of unique answers",
     "valid": "Share of valid cells",
+    "allowed": "Probability of allowed tokens, free",
     "genes": "Genes a cell",
     "words": "Words a text",
-    "nearest_overlap": "Genes shared with the nearest real cell",
-    "nearest_overlap_real": "Genes that real cells share with the nearest other",
+    "nearest_overlap": "Genes shared with the nearest training cell",
+    "nearest_overlap_real": "Genes that real cells share with it",
 }
 #: What is drawn into the panel of another measure.
 _BESIDE = {"nearest_overlap": "nearest_overlap_real"}

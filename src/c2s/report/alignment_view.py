@@ -12,13 +12,13 @@ from c2s.training.grpo.signs import Log, measures_of, series, shares_of_time, si
 
 #: Measures that stand in a panel or a row of their own, in this order; accuracies follow.
 _MEASURES = (
-    "scfid", "energy_distance", "diversity", "unique", "valid", "genes", "words", "nearest_overlap",
+    "scfid", "energy_distance", "diversity", "unique", "valid", "allowed", "genes", "words", "nearest_overlap",
     "nearest_overlap_real",
 )  # fmt: skip
 _LOWER = {"scfid", "energy_distance"}
-_HIGHER = {"unique", "valid"}
+_HIGHER = {"unique", "valid", "allowed"}
 #: Shares, which are written in percent.
-_SHARES = {"unique", "valid", "nearest_overlap", "nearest_overlap_real"}
+_SHARES = {"unique", "valid", "allowed", "nearest_overlap", "nearest_overlap_real"}
 #: Of a step, at most, for rewards (a target of ours).
 _REWARD_TIME = 0.05
 
@@ -33,8 +33,10 @@ GLOSSARY = {
     "unique": "Share of answers that no earlier one to the same prompt equals word for word.",
     "valid": "Share of cells of exactly the asked number of known genes, none twice. Constrained answers are "
     "always valid.",
-    "nearest_overlap": "Share of genes that a generated cell has in common with the nearest real cell of its "
-    "condition. Far above that of real cells, cells are copied.",
+    "allowed": "Probability that the network gives to all that the constraint allows, were there no constraint; a mean "
+    "over tokens. The constraint hides it when it falls.",
+    "nearest_overlap": "Share of genes that a generated cell has in common with the nearest training cell of "
+    "its condition. Far above that of real cells, cells are copied.",
     "kl": "How far the policy is from the model before, as k3: 0 is equal.",
     "entropy": "How open the choice of the next token is, among what the constraint allows.",
 }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from c2s.common.errors import InputError, UsageError, listing
+from c2s.training.processes import world_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from c2s.models.attention import PromptAttention
     from c2s.training.data import TrainingData
+    from c2s.training.grpo.recipe import AlignmentRecipe
     from c2s.training.recipe import TrainingRecipe
 
 #: Packages of the trackers, one of which must be there.
@@ -25,8 +26,8 @@ _PACKAGES: dict[str, Sequence[str]] = {
 }
 
 
-def check_place(recipe: TrainingRecipe) -> None:
-    """Refuse a recipe that wants what is not here: a tracker's package, a token, or a batch that cannot be shared out.
+def check_place(recipe: TrainingRecipe | AlignmentRecipe) -> None:
+    """Refuse a recipe that wants what is not here: a tracker's package, or a token.
 
     Raises
     ------
@@ -47,7 +48,17 @@ def check_place(recipe: TrainingRecipe) -> None:
                 f"push_to_hub = {recipe.push_to_hub}: there is no token for the hub; log in with hf auth login, or set "
                 "HF_TOKEN"
             )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_batch(recipe: TrainingRecipe) -> None:
+    """Refuse a batch that cannot be shared out to the processes, or layers that are spread while there are several.
+
+    Raises
+    ------
+    UsageError
+        The message names the field.
+    """
+    processes = world_size()
     if recipe.base.device_map is not None and processes > 1:
         raise UsageError(
             "base.device_map spreads one process over devices; with several processes leave it out"
@@ -105,7 +116,7 @@ def check_inverse(recipe: TrainingRecipe, folder: Path) -> None:
             raise UsageError(f"data.inverse: {error}") from error
 
 
-def check_devices(recipe: TrainingRecipe, device: str | None) -> None:
+def check_devices(recipe: TrainingRecipe | AlignmentRecipe, device: str | None) -> None:
     """Refuse devices that one process cannot train on.
 
     Raises
@@ -121,7 +132,7 @@ def check_devices(recipe: TrainingRecipe, device: str | None) -> None:
             f"device={device!r}: training takes the first GPU that it sees; give device='cuda' and set "
             f"CUDA_VISIBLE_DEVICES={number}"
         )
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and recipe.base.device_map is None
+    alone = world_size() == 1 and recipe.base.device_map is None
     if alone and device in (None, "cuda", "cuda:0") and torch.cuda.device_count() > 1:
         raise UsageError(
             f"there are {torch.cuda.device_count()} GPUs, and each needs a process; start with --launch ddp-gpus, or "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -398,22 +398,14 @@ class PackedTrainer(Trainer):
             )
         best = self.state.best_model_checkpoint
         spared = {newest.name} | ({Path(best).name} if best else set())
-        old = [c for c in complete_checkpoints(folder) if c.name not in spared]
-        for checkpoint in old[: max(0, len(old) + 1 - self.keep_checkpoints)]:
-            remove_checkpoint(checkpoint)
+        remove_older(folder, spared, self.keep_checkpoints)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights as `save_pretrained` does, adapters as adapters (called by the Trainer)."""
         del _internal_call
         weights = self.whole_weights()
         if self.args.should_save:
-            folder, network = Path(output_dir or self.args.output_dir), self.packed.network
-            with quiet_transformers():
-                if hasattr(network, "get_base_model"):
-                    save_adapter(network, folder, weights)
-                else:
-                    # Under the names that the network gives them, so that they can be given back one by one.
-                    network.save_pretrained(folder, state_dict=weights, save_original_format=False)
+            save_weights(self.packed.network, Path(output_dir or self.args.output_dir), weights)
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """Gather the weights that processes have divided among them; every process must ask.
@@ -517,6 +509,28 @@ def _divided(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     )
 
 
+def save_weights(
+    network: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write the weights of a network as `save_pretrained` does, an adapter as an adapter.
+
+    Parameters
+    ----------
+    network
+        With an adapter, the network of PEFT.
+    folder
+        Gets them.
+    weights
+        Instead of the network's own, which may be divided among processes.
+    """
+    with quiet_transformers():
+        if hasattr(network, "get_base_model"):
+            save_adapter(network, folder, weights)
+        else:
+            # Under the names that the network gives them, so that they can be given back one by one.
+            network.save_pretrained(folder, state_dict=weights, save_original_format=False)
+
+
 def load_weights(network: Any, folder: Path) -> None:
     """Give a network the weights, or the adapter, that `save_pretrained` wrote.
 
@@ -553,6 +567,23 @@ def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint; what is left if that is broken off counts as none."""
     (folder / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(folder)
+
+
+def remove_older(folder: Path, spared: Collection[str], keep: int) -> None:
+    """Remove the oldest checkpoints of a folder, so that `keep` are left, the newest among them.
+
+    Parameters
+    ----------
+    folder
+        Of the checkpoints.
+    spared
+        Names of those that stay: the newest, and the best where one is.
+    keep
+        Checkpoints that are kept, beside the best.
+    """
+    old = [c for c in complete_checkpoints(folder) if c.name not in spared]
+    for checkpoint in old[: max(0, len(old) + 1 - keep)]:
+        remove_checkpoint(checkpoint)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

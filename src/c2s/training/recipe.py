@@ -9,14 +9,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from c2s.common.config import EXPLAINED, Config, explain
-from c2s.common.errors import UsageError, listing, nearest
+from c2s.common.errors import UsageError, nearest
 from c2s.corpus.recipe import CorpusRecipe
 from c2s.models.attention import PromptAttention
 from c2s.models.presets import PRESETS
 from c2s.tasks.registry import TASKS
 from c2s.training.packed_network import Weigh
 from c2s.training.samples import Learn
-from c2s.training.shipped import hyperparameters
+from c2s.training.shipped import hyperparameters, with_preset
 from c2s.training.variants import AugmentRecipe
 
 #: Trackers of the Trainer that a recipe may name; each needs its own package.
@@ -223,20 +223,12 @@ class OptimisationRecipe(Config):
     @classmethod
     def _from_preset(cls, given: Any) -> Any:
         """Fill in what a preset says and the recipe does not."""
-        if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
-            return given
-        name = given["preset"]
-        if name not in hyperparameters():
-            close = nearest(name, hyperparameters())
-            raise ValueError(
-                f"there is no preset {name!r}; there are: {listing(list(hyperparameters()), 20)}"
-                + (f"; did you mean {close[0]!r}?" if close else "")
-            )
-        filled = {**hyperparameters()[name]}
-        own = {k: v for k, v in given.items() if v is not None}
-        if own.keys() & {"steps", "epochs"}:
-            filled = {k: v for k, v in filled.items() if k not in ("steps", "epochs")}
-        return {**filled, **own}
+        filled = with_preset(given, hyperparameters())
+        lengths = ("steps", "epochs")
+        if filled is given or not any(given.get(name) is not None for name in lengths):
+            return filled
+        # A length of the recipe's own replaces that of the preset, in whichever of the two it is given.
+        return {k: v for k, v in filled.items() if k not in lengths or given.get(k) is not None}
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import yaml
@@ -31,6 +31,7 @@ from c2s.tasks.pathways import PathwayLine
 from c2s.training.base import base_config, base_folder, check_lora, open_base, pathways_named
 from c2s.training.card import licence_of, model_card, write_card
 from c2s.training.checks import (
+    check_batch,
     check_best,
     check_devices,
     check_inverse,
@@ -72,6 +73,16 @@ class Prepared:
     config: Any
     n_steps: int
     attention: PromptAttention
+
+    @property
+    def corpus(self) -> Path:
+        """Folder of the corpus, or of the first that is drawn."""
+        return self.data.folder
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest."""
+        return self.data.manifest
 
     @cached_property
     def validation(self) -> list[TokenSample]:
@@ -309,25 +320,74 @@ def run_recipe(
     out = Path(out)
     # Before processes wait for each other.
     check_place(recipe)
+    check_batch(recipe)
     check_devices(recipe, device)
     check_sharding(recipe.optimisation.optimizer, adapter=recipe.lora is not None)
+    on_stage = on_stage if is_first() else no_progress
+
+    def opened(begun: bool) -> Prepared:
+        return prepare(recipe, folder, out / "data", on_stage, begun=begun)
+
+    with begun_run(recipe, out, resume, device, opened) as run:
+        return finished(out) if run is None else _train(run, out, resume, device, on_stage)
+
+
+class _Opened(Protocol):
+    """A run before its first step, as `begun_run` needs it."""
+
+    @property
+    def corpus(self) -> Path:
+        """Folder of what is trained on."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of that."""
+
+
+R = TypeVar("R", bound=_Opened)
+
+
+@contextmanager
+def begun_run(
+    recipe: TrainingRecipe | AlignmentRecipe,
+    out: Path,
+    resume: bool,
+    device: str | None,
+    prepare: Callable[[bool], R],
+) -> Iterator[R | None]:
+    """Connect the processes of a run, hold its folder, and open what it reads, the first process ahead of the others.
+
+    Parameters
+    ----------
+    recipe, out, resume, device
+        As `run_recipe` takes them.
+    prepare
+        Opens the data; told whether there was trained on them already.
+
+    Yields
+    ------
+    The run as `prepare` gives it, None where it is finished.
+
+    Raises
+    ------
+    UsageError
+        The folder, or what lies there, is that of another run.
+    """
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(device))
-        if not is_first():
-            on_stage = no_progress
         with processes.first_goes_ahead():
             if is_first():
                 stack.enter_context(held(recipe, out, resume))
-            if (out / "run.json").is_file():
-                return finished(out)
-            begun = resume and bool(complete_checkpoints(out / "checkpoints"))
-            run = prepare(recipe, folder, out / "data", on_stage, begun=begun)
-            if is_first():
-                keep_corpus(out, run.data.folder, run.data.manifest["digest"], begun)
+            run = None
+            if not (out / "run.json").is_file():
+                begun = resume and bool(complete_checkpoints(out / "checkpoints"))
+                run = prepare(begun)
+                if is_first():
+                    keep_corpus(out, run.corpus, run.manifest["digest"], begun)
         # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
         torch.set_num_threads(threads)
-        return _train(run, out, resume, device, on_stage)
+        yield run
 
 
 def _train(

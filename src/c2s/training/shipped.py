@@ -55,5 +55,25 @@ def grpo_settings() -> dict[str, dict[str, Any]]:
     return found
 
 
+def with_preset(given: Any, presets: dict[str, dict[str, Any]]) -> Any:
+    """Return a section of a recipe with what its `preset` says, where it does not say so itself.
+
+    Raises
+    ------
+    ValueError
+        There is no such preset, for a pydantic model.
+    """
+    if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
+        return given
+    name = given["preset"]
+    if name not in presets:
+        close = nearest(name, presets)
+        raise ValueError(
+            f"there is no preset {name!r}; there are: {listing(list(presets), 20)}"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+        )
+    return {**presets[name], **{k: v for k, v in given.items() if v is not None}}
+
+
 def _text(name: str) -> str:
     return resources.files("c2s.training").joinpath(f"recipes/{name}").read_text("utf-8")

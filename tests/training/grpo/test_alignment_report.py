@@ -3,53 +3,23 @@
 import json
 import re
 import warnings
-from html.parser import HTMLParser
 
 import pytest
 import yaml
+from tests import html_page
 
 from c2s.common.errors import C2SWarning, InputError
 from c2s.report.alignment import alignment_report, render_alignment
 from c2s.training.grpo.signs import shares_of_time, signs_of_hacking
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = '<script>alert("1")</script>'
 
 
-class Page(HTMLParser):
-    """Checks that tags nest, and keeps them, the rows of tables, headings of figures and visible text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.rows, self.words = [], [], [], []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+class Page(html_page.Page):
+    """With spaces for those that do not break."""
 
     def handle_data(self, data):
-        if "style" not in self.open:
-            self.words.append(data)
-            if {"td", "th"} & set(self.open):
-                self.rows[-1][-1] += data.replace("\xa0", " ")
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
+        super().handle_data(data.replace("\xa0", " "))
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def every_answer(constraint):
     return found
 
 
-def ask(network, prompts, answers, constraint):
+def ask(network, prompts, answers, constraint, **wanted):
     """Return what the policy head gives, prompts padded on the left and answers on the right."""
     longest, most = max(map(len, prompts)), max(map(len, answers))
     ids = torch.zeros(len(prompts), longest + most, dtype=torch.int64)
@@ -52,7 +52,7 @@ def ask(network, prompts, answers, constraint):
         mask[row, longest - len(prompt) : longest + len(answer)] = 1
     places = Places.of(choices_of(constraint, [np.array(a) for a in answers]), most, ids.device)
     return network(
-        input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), places=places
+        input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), places=places, **wanted
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_probabilities_are_those_by_hand_and_of_all_answers_add_up_to_one(
     assert len(answers) == len(list(itertools.permutations(WORDS, 2)))
     text = tokenizer.encode_english("Write a cell: ").tolist()
     prompts = [text[: 2 + i % (len(text) - 1)] for i in range(len(answers))]
-    chosen, entropy = ask(network, prompts, answers, sentence)
+    chosen, entropy, _ = ask(network, prompts, answers, sentence)
     for row in range(0, len(answers), 7):
         expected, spread = by_hand(plain, prompts[row], answers[row], sentence, 0.7)
         n = len(answers[row])
@@ -84,6 +84,33 @@ def test_probabilities_are_those_by_hand_and_of_all_answers_add_up_to_one(
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2"])
+def test_how_probable_what_is_allowed_is_without_the_constraint(
+    architecture, tokenizer, sentence, make_network
+):
+    network = make_network(architecture, tokenizer)
+    plain = copy.deepcopy(network)
+    add_policy_head(network, 0.7)
+    prompt = tokenizer.encode_english("Write a cell: ").tolist()
+    answers = every_answer(sentence)[::5]
+    found = ask(network, [prompt] * len(answers), answers, sentence, unconstrained=True)[2]
+    found.sum().backward()
+    loss = torch.zeros(())
+    for row, answer in enumerate(answers):
+        state = sentence.start()
+        for place, token in enumerate(answer):
+            ids = torch.tensor([prompt + answer[:place]])
+            p = torch.softmax(plain(ids).logits[0, -1] / 0.7, 0)
+            share = p[state.allowed().tolist()].sum()
+            assert found[row, place].item() == pytest.approx(share.log().item(), abs=2e-5)
+            loss = loss + share.log()
+            state.advance(token)
+        assert (found[row, len(answer) :] == 0).all()
+    loss.backward()
+    for (name, one), two in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=5e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2"])
 def test_gradients_are_those_by_hand(architecture, tokenizer, sentence, make_network, by_hand):
     network = make_network(architecture, tokenizer)
     plain = copy.deepcopy(network)
@@ -91,7 +118,7 @@ def test_gradients_are_those_by_hand(architecture, tokenizer, sentence, make_net
     prompt = tokenizer.encode_english("Write a cell: ").tolist()
     answers = every_answer(sentence)[::5]
     weights = torch.linspace(-1, 1, len(answers))
-    chosen, entropy = ask(network, [prompt] * len(answers), answers, sentence)
+    chosen, entropy, _ = ask(network, [prompt] * len(answers), answers, sentence)
     ((chosen.sum(1) + 0.3 * entropy.sum(1)) * weights).sum().backward()
     loss = torch.zeros(())
     for answer, weight in zip(answers, weights, strict=True):

@@ -134,6 +134,7 @@ def test_copied_training_cells_are_seen(open_run):
     opened = open_run(evaluation={"cells": 40, "labels": 0})
     measure, questions = opened.trainer.measure, opened.trainer.questions
     own = measure()
+    assert 0 < own["allowed"] < 1
     tokenizer, real, asked = questions.model.tokenizer, questions.real, measure.questions
 
     def recite(numbers, copies, temperature):
@@ -194,6 +195,7 @@ class TestRefusals:
             ({"policy": {"preset": "donk"}}, r"policy: .*'donk'.*did you mean 'dong'"),
             ({"policy": {"loss": "gpro"}}, r"policy.loss"),
             ({"policy": {"group": 1}}, r"policy.group"),
+            ({"policy": {"validity": 1, "constrained": False}}, r"policy: validity = 1 does nothing without a constraint"),
             ({"policy": {"iterations": 3}}, r"save_every = 2 must be a multiple of policy.iterations = 3"),
             ({"rewards": ["energy_distanse"]}, r"rewards.*'energy_distanse'.*did you mean 'energy_distance'"),
             ({"rewards": []}, r"rewards"),
@@ -256,6 +258,28 @@ class TestRefusals:
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
         with pytest.raises(UsageError, match="stage: grpo does not run on weights that FSDP"):
             run_alignment(recipe(), tmp_path, tmp_path / "run", device="cpu")
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"trackers": ["wandb"]}, r"trackers: .*wandb"),
+            ({"push_to_hub": "somebody/cells"}, r"push_to_hub = somebody/cells: there is no token for the hub"),
+        ],
+    )  # fmt: skip
+    def test_of_what_the_place_lacks(self, changes, line, recipe, tmp_path, monkeypatch):
+        """Before anything is drawn, and by the dry run."""
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            "c2s.training.checks.find_spec", lambda name: None if name == "wandb" else found(name)
+        )
+        for run in (
+            lambda made: run_alignment(made, tmp_path, tmp_path / "run", device="cpu"),
+            lambda made: plan_alignment(made, tmp_path),
+        ):
+            with pytest.raises(UsageError, match=line):
+                run(recipe(**changes))
         assert not (tmp_path / "run").exists()
 
     def test_without_trl(self, recipe, tmp_path, monkeypatch):

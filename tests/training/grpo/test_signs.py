@@ -7,7 +7,7 @@ from c2s.training.grpo.signs import measures_of, rewarded, series, shares_of_tim
 #: Measures of a run that nothing is wrong with, and of one that changed as little as is let pass.
 BEFORE = {
     "diversity": 1.0, "unique": 1.0, "valid": 1.0, "genes": 100.0, "scfid": 3.0, "energy_distance": 0.5,
-    "nearest_overlap": 0.55, "nearest_overlap_real": 0.6, "accuracy_cell_type": 0.9,
+    "nearest_overlap": 0.55, "nearest_overlap_real": 0.6, "accuracy_cell_type": 0.9, "allowed": 0.9,
 }  # fmt: skip
 
 
@@ -33,9 +33,10 @@ def rising(paid="negative_mse"):
         ("diversity", 0.81, 0.79, "diversity fell from 1 to 0.79"),
         ("unique", 0.96, 0.94, "6.0% of cells equal another"),
         ("valid", 0.995, 0.98, "valid cells fell from 100.0% to 98.0%"),
+        ("allowed", 0.881, 0.87, "would write what is allowed 87.0% of the time, before 90.0%"),
         ("genes", 101.9, 102.1, "genes of a cell went from 100 to 102.1"),
         ("genes", 98.1, 97.9, "genes of a cell went from 100 to 97.9"),
-        ("nearest_overlap", 0.64, 0.66, "66.0% of genes in common with the nearest real cell, before 55.0%"),
+        ("nearest_overlap", 0.64, 0.66, "66.0% of genes in common with the nearest training cell, before 55.0%"),
         ("scfid", 3.29, 3.31, "scFID, which was not rewarded, rose from 3 to 3.31 while the reward rose from -19.5 to -1.5"),
         ("energy_distance", 0.549, 0.551, "energy distance, which was not rewarded, rose from 0.5 to 0.551"),
         ("accuracy_cell_type", 0.88, 0.879, "accuracy of cell_type fell from 90.0% to 87.9%"),

@@ -258,6 +258,36 @@ class TestLoss:
         assert logged["entropy"] > 1
         assert losses[0.3] == pytest.approx(losses[0.0] - 0.3 * logged["entropy"], rel=1e-5)
 
+    def test_validity_rewards_what_the_constraint_hides(self, open_run):
+        """−log of what the network itself gives to allowed tokens, a mean over tokens; learned from, it rises."""
+        opened = open_run(policy={"validity": 0.0}).reward(fixed(1, 2, 3, 7))
+        inputs = opened.draw(first=2)
+        plain, logged = opened.loss(inputs)
+        assert "allowed" not in logged
+        opened = open_run(policy={"validity": 0.3}).reward(fixed(1, 2, 3, 7))
+        inputs = opened.draw(first=2)
+        loss, logged = opened.loss(inputs)
+        constraint, t = opened.trainer.questions.constraint, opened.trainer.temperature
+        logs = []
+        for prompt, answer in opened.pieces(inputs):
+            state = constraint.start()
+            with torch.no_grad():
+                logits = opened.plain(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 :]
+            for place, token in enumerate(answer):
+                p = torch.softmax(logits[place] / t, 0)
+                logs.append(p[state.allowed().tolist()].sum().log().item())
+                state.advance(token)
+        assert logged["allowed"] == pytest.approx(np.exp(logs).mean(), rel=1e-4)
+        assert loss == pytest.approx(plain - 0.3 * np.mean(logs), rel=1e-4)
+        # Where no answer is better than another, and so only this is learned, it rises on other answers too.
+        opened.reward(fixed(1, 1, 1, 1))
+        inputs, before = opened.draw(first=2), opened.trainer.measure()["allowed"]
+        optimizer = torch.optim.SGD(opened.model.network.parameters(), 0.1)
+        for _ in range(15):
+            opened.loss(inputs)
+            optimizer.step()
+        assert opened.trainer.measure()["allowed"] > before + 0.02
+
     def test_vespo_weighs_answers_by_their_ratio(self, open_run):
         opened = open_run(policy={"loss": "vespo", "beta": 0.0}).reward(fixed(1, 2, 3, 7))
         inputs = opened.draw()

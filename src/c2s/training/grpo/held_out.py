@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
+import torch
 
 from c2s.common.errors import warn
 from c2s.common.seeds import generator
+from c2s.constraints.replay import choices_of
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.models.directory import Model
 from c2s.tasks.registry import TASKS
+from c2s.training.grpo.policy import Places
 from c2s.training.grpo.questions import CorpusCells, Questions
 from c2s.training.grpo.recipe import PolicyRecipe, WatchRecipe
-from c2s.training.rewards.base import RealCells, Rollouts
-from c2s.training.rewards.space import CellSpace, shared_genes
+from c2s.training.rewards.base import RealCells
+from c2s.training.rewards.space import CellSpace
 from c2s.training.rewards.watch import watch
 
 
@@ -25,7 +26,7 @@ class HeldOut:
     Parameters
     ----------
     model
-        As it is trained.
+        As it is trained, with the head of the policy (`add_policy_head`) when it is measured.
     policy, recipe
         The task, and how much is measured.
     cells
@@ -48,7 +49,7 @@ class HeldOut:
         space: CellSpace | None,
         seed: int,
     ) -> None:
-        self.train = train
+        self.train, self.policy = train, policy
         self.space, self.temperature = space, policy.temperature
         self.questions: Questions | None = None
         asked = policy.model_copy(update={"prompts": "conditions"})
@@ -69,29 +70,36 @@ class HeldOut:
             numbers = self._numbers.tolist()
             answers = self.questions.write(numbers, list(range(len(numbers))), self.temperature)
             rollouts = self.questions.read(numbers, answers)
-            found |= watch(rollouts, self.questions.real, self.space)
-            found |= self._overlap(rollouts)
+            found |= watch(rollouts, self.questions.real, self.space, self.train)
+            if self.policy.constrained:
+                found["allowed"] = self._allowed(self.questions, answers)
         return found | self.labels()
 
-    def _overlap(self, rollouts: Rollouts) -> dict[str, float]:
-        """Return the share of genes of answers, and of validation cells, that the nearest training cell has too."""
-        real = cast(Questions, self.questions).real
-        if rollouts.cells is None:
-            return {}
-        made, true = [], []
-        for code, name in enumerate(real.conditions):
-            if name not in self.train.conditions:
-                continue
-            seen = self.train.cells.take(self.train.rows(self.train.conditions.index(name)))
-            own = np.flatnonzero(rollouts.condition == code)
-            made.append(shared_genes(rollouts.cells.take(own), seen).max(1))
-            true.append(shared_genes(real.cells.take(real.rows(code)), seen).max(1))
-        if not made:
-            return {}
-        return {
-            "nearest_overlap": float(np.mean(np.concatenate(made))),
-            "nearest_overlap_real": float(np.mean(np.concatenate(true))),
-        }
+    @torch.no_grad()
+    def _allowed(self, questions: Questions, answers: list[np.ndarray]) -> float:
+        """Return how probable all that was allowed is to the network itself, a mean over the tokens of answers."""
+        network, pad = questions.model.network, questions.model.tokenizer.pad_id
+        prompts = [questions.question(n).ids for n in self._numbers.tolist()]
+        total, size = 0.0, self.policy.answers_per_pass
+        for start in range(0, len(answers), size):
+            own = answers[start : start + size]
+            before = max(map(len, prompts[start : start + size]))
+            after = max(map(len, own))
+            ids = torch.full((len(own), before + after), pad)
+            there = torch.zeros_like(ids)
+            for row, answer in enumerate(own):
+                whole = np.concatenate([prompts[start + row], answer])
+                at = slice(before + len(answer) - len(whole), before + len(answer))
+                ids[row, at] = torch.from_numpy(whole).long()
+                there[row, at] = 1
+            ids, there = ids.to(network.device), there.to(network.device)
+            places = Places.of(choices_of(questions.constraint, own), after, network.device)
+            log_allowed = network(
+                input_ids=ids, attention_mask=there, position_ids=(there.cumsum(1) - 1).clamp(min=0),
+                places=places, unconstrained=True,
+            )[2]  # fmt: skip
+            total += log_allowed.exp()[places.which >= 0].sum().item()
+        return total / sum(map(len, answers))
 
 
 class _Labels:

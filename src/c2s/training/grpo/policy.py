@@ -29,30 +29,38 @@ class Places:
     Attributes
     ----------
     tokens : int64, shape (n_columns,)
-    allowed : bool, shape (n_rows, longest, n_columns)
-    taken : int64, shape (n_rows, longest)
+    sets : bool, shape (n_sets, n_columns)
+    which, taken : int64, shape (n_rows, longest)
     """
 
     tokens: torch.Tensor
-    allowed: torch.Tensor
+    sets: torch.Tensor
+    which: torch.Tensor
     taken: torch.Tensor
 
     @classmethod
     def of(cls, choices: Choices, longest: int, device: torch.device) -> Places:
         """Return choices as tensors, with room for answers of `longest` tokens."""
-        n_rows, given, n_columns = choices.allowed.shape
-        allowed = torch.zeros(n_rows, longest, n_columns, dtype=torch.bool)
-        allowed[:, :given] = torch.from_numpy(choices.allowed)
+        n_rows, given = choices.which.shape
+        which = torch.full((n_rows, longest), -1, dtype=torch.int64)
+        which[:, :given] = torch.from_numpy(choices.which)
         taken = torch.zeros(n_rows, longest, dtype=torch.int64)
         taken[:, :given] = torch.from_numpy(choices.taken)
-        tokens = torch.from_numpy(choices.tokens)
-        return cls(tokens.to(device), allowed.to(device), taken.to(device))
+        tokens, sets = torch.from_numpy(choices.tokens), torch.from_numpy(choices.sets)
+        return cls(tokens.to(device), sets.to(device), which.to(device), taken.to(device))
+
+    def without_constraint(self, n_tokens: int) -> Places:
+        """Return the same answers where every token of a vocabulary is allowed at every place."""
+        tokens = torch.arange(n_tokens, device=self.tokens.device)
+        everything = torch.ones(1, n_tokens, dtype=torch.bool, device=self.tokens.device)
+        return Places(tokens, everything, self.which.clamp(max=0), self.tokens[self.taken])
 
 
 def add_policy_head(network: Any, temperature: float) -> None:
     """Let a network return log-probabilities of constrained answers from its forward pass: `network(…, places=…)`.
 
-    They go through `forward`, because DDP sees nothing else. Without `places` the forward pass is what it was.
+    They go through `forward`, because DDP sees nothing else. Without `places` the forward pass is what it was. With
+    `unconstrained=True` it also says how probable what is allowed is to the network itself.
 
     Parameters
     ----------
@@ -64,16 +72,28 @@ def add_policy_head(network: Any, temperature: float) -> None:
     plain = network.forward
 
     @functools.wraps(type(network).forward)
-    def forward(self: Any, *args: Any, places: Places | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: Any,
+        places: Places | None = None,
+        unconstrained: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         if places is None:
             return plain(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs, use_cache=False).last_hidden_state
         longest = places.taken.shape[1]
         cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
         # A token is predicted at the place before it.
-        return constrained_log_probabilities(
-            hidden[:, -longest - 1 : -1], self.get_output_embeddings(), places, temperature, cap
-        )
+        hidden, head = hidden[:, -longest - 1 : -1], self.get_output_embeddings()
+        chosen, entropy = constrained_log_probabilities(hidden, head, places, temperature, cap)
+        if not unconstrained:
+            return chosen, entropy, None
+        # p under the constraint is p without it, divided by that of all that is allowed.
+        table: Any = trained_rows(head)[0]
+        whole = places.without_constraint(len(table.weight))
+        free = constrained_log_probabilities(hidden, head, whole, temperature, cap)[0]
+        return chosen, entropy, free - chosen
 
     network.forward = MethodType(forward, network)
 
@@ -110,10 +130,8 @@ def constrained_log_probabilities(
     """
     weight, bias = head_rows(head, places.tokens)
     hidden = hidden.to(weight.device)
-    there = places.allowed.any(-1)  # an answer has something to choose at each of its places
-    rows, at = there.nonzero(as_tuple=True)
-    inputs, taken = hidden[rows, at], places.taken[rows, at]
-    allowed = places.allowed[rows, at]
+    rows, at = (places.which >= 0).nonzero(as_tuple=True)
+    inputs, which, taken = hidden[rows, at], places.which[rows, at], places.taken[rows, at]
     held = held or (_HELD_CPU if hidden.device.type == "cpu" else _HELD)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -122,8 +140,10 @@ def constrained_log_probabilities(
             weight.to(dtype),
             None if bias is None else bias.to(dtype),
         )
-    chosen, entropy = _Choice.apply(inputs, weight, bias, allowed, taken, temperature, cap, held)
-    zeros = torch.zeros(there.shape, device=hidden.device)
+    chosen, entropy = _Choice.apply(
+        inputs, weight, bias, places.sets, which, taken, temperature, cap, held
+    )
+    zeros = torch.zeros(places.which.shape, device=hidden.device)
     return zeros.index_put((rows, at), chosen), zeros.index_put((rows, at), entropy)
 
 
@@ -157,30 +177,31 @@ class _Choice(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, allowed: torch.Tensor,
-        taken: torch.Tensor, temperature: float, cap: float | None, held: int,
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sets: torch.Tensor,
+        which: torch.Tensor, taken: torch.Tensor, temperature: float, cap: float | None, held: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         chosen = torch.empty(len(taken), dtype=torch.float32, device=hidden.device)
         entropy = torch.empty_like(chosen)
         for part in _parts(len(taken), len(weight), held):
-            scores, _ = _scores(hidden[part], weight, bias, allowed[part], temperature, cap)
+            scores, _ = _scores(hidden[part], weight, bias, sets[which[part]], temperature, cap)
             chosen[part] = scores.gather(1, taken[part, None])[:, 0]
             entropy[part] = _entropy(scores.exp(), scores)
-        ctx.save_for_backward(hidden, weight, bias, allowed, taken, entropy)
+        ctx.save_for_backward(hidden, weight, bias, sets, which, taken, entropy)
         ctx.settings = (temperature, cap, held)
         ctx.set_materialize_grads(False)
         return chosen, entropy
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor | None) -> tuple[Any, ...]:
-        hidden, weight, bias, allowed, taken, entropy = ctx.saved_tensors
+        hidden, weight, bias, sets, which, taken, entropy = ctx.saved_tensors
         temperature, cap, held = ctx.settings
         by_chosen, by_entropy = upstream
         by_hidden = torch.empty_like(hidden)
         by_weight = torch.zeros_like(weight, dtype=torch.float32)
         by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for part in _parts(len(taken), len(weight), held):
-            scores, slope = _scores(hidden[part], weight, bias, allowed[part], temperature, cap)
+            allowed = sets[which[part]]
+            scores, slope = _scores(hidden[part], weight, bias, allowed, temperature, cap)
             p = scores.exp()
             gradient = torch.zeros_like(p)
             if by_chosen is not None:
@@ -188,7 +209,7 @@ class _Choice(torch.autograd.Function):
                 gradient.scatter_add_(1, taken[part, None], by_chosen[part, None])
             if by_entropy is not None:
                 # d entropy / d score = −p (log p + entropy); a score of −inf has no part in it.
-                known = scores.masked_fill_(~allowed[part], 0.0).add_(entropy[part, None])
+                known = scores.masked_fill_(~allowed, 0.0).add_(entropy[part, None])
                 gradient -= p * known * by_entropy[part, None]
             gradient = (
                 gradient / temperature if slope is None else gradient * slope / temperature
@@ -198,7 +219,7 @@ class _Choice(torch.autograd.Function):
             if by_bias is not None:
                 by_bias += gradient.sum(0)
         by_bias = None if by_bias is None else by_bias.to(bias.dtype)
-        return by_hidden, by_weight.to(weight.dtype), by_bias, None, None, None, None, None
+        return by_hidden, by_weight.to(weight.dtype), by_bias, None, None, None, None, None, None
 
 
 def _parts(n_places: int, n_columns: int, held: int) -> Iterator[slice]:

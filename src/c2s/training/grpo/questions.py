@@ -181,6 +181,7 @@ class Questions:
         self._engine = TransformersEngine(model)
         # Questions are asked again and again: by policy and reward, for each answer of a group.
         self.question = cache(self._question)
+        self._order = cache(self._draw_order)
         self._check_context()
 
     def _check_context(self) -> None:
@@ -193,7 +194,7 @@ class Questions:
         """
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         looked_at = range(min(self.n_of_epoch, 64))
-        longest = max(len(self._question(n).ids) for n in looked_at) + self.constraint.max_tokens
+        longest = max(len(self.question(n).ids) for n in looked_at) + self.constraint.max_tokens
         if context is not None and longest > context:
             raise UsageError(
                 f"policy.genes: prompt and answer take up to {longest:,} tokens, and the model's context is "
@@ -258,7 +259,7 @@ class Questions:
         epoch, at = divmod(number, self.n_of_epoch)
         row = int(self._order(epoch)[at])
         if self.recipe.prompts == "conditions":
-            row = int(rng.choice(np.flatnonzero(self.real.condition == row)))
+            row = int(rng.choice(self.real.rows(row)))
         wording = self.model.prompts.wording(self.task.id)
         values = {name: str(texts[row]) for name, texts in self.fields.items()}
         cell = None if self.task.generates else self.real.cells.to_columns(row)
@@ -269,7 +270,7 @@ class Questions:
         reference = None if self.task.generates else values[self.task.target]
         return Question(ids, int(self.real.condition[row]), row, reference)
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _draw_order(self, epoch: int) -> np.ndarray:
         return generator(self.seed, "order", epoch).permutation(self.n_of_epoch)
 
     def write(

@@ -7,11 +7,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from c2s.common.config import Config
-from c2s.common.errors import listing, nearest
+from c2s.common.errors import listing
 from c2s.tasks.registry import TASKS
 from c2s.training.recipe import BaseRecipe, DataRecipe, LoraRecipe, OptimisationRecipe, Tracker
 from c2s.training.rewards.registry import AnyReward
-from c2s.training.shipped import grpo_settings
+from c2s.training.shipped import grpo_settings, with_preset
 
 #: Losses of TRL by the names of their publications.
 Loss = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
@@ -78,6 +78,13 @@ class PolicyRecipe(Config):
         ge=0,
         description="What the entropy of the choices weighs, as a bonus: a mean over the tokens of each pass.",
     )
+    validity: float = Field(
+        0.0,
+        ge=0,
+        description="What −log of the probability weighs that the network itself gives to all that is allowed, a mean "
+        "over the tokens of each pass. The constraint hides what the network would write without it, and learning "
+        "moves that too; with a weight, the model also stays valid where nothing constrains it.",
+    )
     constrained: bool = Field(
         True,
         description="Whether answers are kept to what the task allows. Without, they are free text, and rewards see "
@@ -93,16 +100,15 @@ class PolicyRecipe(Config):
     @classmethod
     def _from_preset(cls, given: Any) -> Any:
         """Fill in what a preset says and the recipe does not."""
-        if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
-            return given
-        name = given["preset"]
-        if name not in grpo_settings():
-            close = nearest(name, grpo_settings())
+        return with_preset(given, grpo_settings())
+
+    @model_validator(mode="after")
+    def _something_forbidden(self) -> Self:
+        if self.validity and not self.constrained:
             raise ValueError(
-                f"there is no preset {name!r}; there are: {listing(list(grpo_settings()), 20)}"
-                + (f"; did you mean {close[0]!r}?" if close else "")
+                f"validity = {self.validity:g} does nothing without a constraint; leave it out, or reward validity"
             )
-        return {**grpo_settings()[name], **{k: v for k, v in given.items() if v is not None}}
+        return self
 
     @field_validator("task")
     @classmethod

@@ -10,6 +10,8 @@ the drawing of answers stand at the steps that drew some.
 - `frac_reward_zero_std`: share of answers whose group was rewarded alike, from which nothing is learned
 - `kl`: divergence from the model that training began with, a mean over tokens, in nats
 - `entropy`: of the choice of a token among what was allowed, a mean over tokens, in nats
+- `allowed`, where `policy.validity` weighs something: the probability that the network itself gives to all that was
+  allowed, a mean over tokens
 - `clip_ratio/low_mean`, `high_mean`, `region_mean`: share of tokens whose importance ratio was clipped
 - `completions/mean_length`, `min_length`, `max_length`: tokens of an answer
 - `num_tokens`: of prompts and answers since the run began; `tokens` are those of answers since this process began
@@ -27,14 +29,12 @@ import math
 import os
 import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from c2s.common.errors import InputError, UsageError, counted, listing, missing_extra, warn
@@ -55,19 +55,20 @@ from c2s.models.places import resolve_folder
 from c2s.tasks.registry import TASKS
 from c2s.training.base import base_config, base_folder, check_lora, with_adapter
 from c2s.training.card import licence_of, write_card
+from c2s.training.checks import check_devices, check_place
 from c2s.training.grpo.card import alignment_card
 from c2s.training.grpo.recipe import AlignmentRecipe, PolicyRecipe
 from c2s.training.grpo.signs import signs_of_hacking
 from c2s.training.hub import push_model
 from c2s.training.loop import complete_checkpoints
-from c2s.training.processes import Processes, check_sharding, is_first, is_sharded, world_size
+from c2s.training.processes import check_sharding, is_first, is_sharded, world_size
 from c2s.training.recipe import DataRecipe, corpus_recipe
+from c2s.training.rewards.recipes import GroupRecipe
 from c2s.training.rewards.shares import FEWEST_CELLS
 from c2s.training.run import (
     RunLog,
+    begun_run,
     finished,
-    held,
-    keep_corpus,
     optimiser_arguments,
     optimizer_of,
 )
@@ -80,11 +81,6 @@ if TYPE_CHECKING:
     from c2s.training.grpo.trainer import GroupTrainer
     from c2s.training.rewards.base import OpenedReward, RealCells
     from c2s.training.rewards.space import CellSpace
-
-
-#: Rewards that share out what is measured of a group, and those that measure it against real cells of the condition.
-_OF_GROUPS = {"energy_distance", "scfid", "diversity"}
-_AGAINST_REAL = {"energy_distance", "scfid"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def answers_per_pass(recipe: AlignmentRecipe) -> int:
 
 
 def check_alignment(recipe: AlignmentRecipe) -> None:
-    """Refuse what can be seen without data: a missing extra, answers that cannot be shared out, divided weights.
+    """Refuse what can be seen without data: what the place lacks, answers that cannot be shared out, divided weights.
 
     Raises
     ------
@@ -129,6 +125,7 @@ def check_alignment(recipe: AlignmentRecipe) -> None:
     """
     if find_spec("trl") is None:
         raise missing_extra("stage = grpo: trl", "grpo")
+    check_place(recipe)
     if is_sharded():
         raise UsageError(
             "stage: grpo does not run on weights that FSDP divides; use DDP (--launch ddp-gpus)"
@@ -200,7 +197,7 @@ def _check_rewards(recipe: AlignmentRecipe) -> None:
     if not any(reward.weight for reward in recipe.rewards):
         raise UsageError("rewards: all have weight 0, so that there is nothing to learn")
     for i, reward in enumerate(recipe.rewards):
-        if reward.name in _OF_GROUPS and recipe.policy.group < FEWEST_CELLS:
+        if reward.of_groups and recipe.policy.group < FEWEST_CELLS:
             raise UsageError(
                 f"policy.group = {recipe.policy.group}: rewards.{i} ({reward.name}) shares out what is measured of a "
                 f"group, which needs at least {FEWEST_CELLS} answers"
@@ -276,24 +273,15 @@ def run_alignment(
     """Run a recipe of alignment; parameters, returns and errors are those of `run_recipe`."""
     out = Path(out)
     check_alignment(recipe)
+    check_devices(recipe, device)
     check_sharding(recipe.optimisation.optimizer, adapter=recipe.lora is not None)
-    threads = torch.get_num_threads()
-    with ExitStack() as stack:
-        processes = stack.enter_context(Processes(device))
-        if not is_first():
-            on_stage = no_progress
-        with processes.first_goes_ahead():
-            if is_first():
-                stack.enter_context(held(recipe, out, resume))
-            if (out / "run.json").is_file():
-                return finished(out)
-            begun = resume and bool(complete_checkpoints(out / "checkpoints"))
-            run = prepare_alignment(recipe, folder, out / "data", on_stage, begun=begun)
-            if is_first():
-                keep_corpus(out, run.corpus, run.manifest["digest"], begun)
-        # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
-        torch.set_num_threads(threads)
-        return _align(run, out, resume, device, on_stage)
+    on_stage = on_stage if is_first() else no_progress
+
+    def opened(begun: bool) -> PreparedAlignment:
+        return prepare_alignment(recipe, folder, out / "data", on_stage, begun=begun)
+
+    with begun_run(recipe, out, resume, device, opened) as run:
+        return finished(out) if run is None else _align(run, out, resume, device, on_stage)
 
 
 def _align(
@@ -430,6 +418,7 @@ def open_trainer(
         measure=HeldOut(
             model, policy, recipe.evaluation, held_out, questions.real, space, recipe.seed
         ),
+        validity=policy.validity,
         keep_checkpoints=recipe.keep_checkpoints,
         optimizer=optimizer_of(model.network, recipe.optimisation),
     )
@@ -462,7 +451,7 @@ def _check_real(recipe: AlignmentRecipe, real: RealCells) -> None:
     UsageError
         These are all.
     """
-    named = [r.name for r in recipe.rewards if r.name in _AGAINST_REAL]
+    named = [r.name for r in recipe.rewards if isinstance(r, GroupRecipe)]
     few = [name for code, name in enumerate(real.conditions) if len(real.rows(code)) < 2]
     if not named or not few:
         return
@@ -482,7 +471,7 @@ def _own_device(device: str | None) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if where == "cuda" else where
 
 
-def _steps(recipe: AlignmentRecipe, questions: Any) -> int:
+def _steps(recipe: AlignmentRecipe, questions: Questions) -> int:
     """Return the number of steps of a run: whole multiples of the iterations of a step's answers."""
     settings, every = recipe.optimisation, recipe.policy.iterations
     steps = settings.steps or math.ceil(
@@ -541,6 +530,9 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the model and the facts of the run."""
     recipe, network = run.recipe, model.adapted or model.network
+    n_trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    if recipe.lora is not None and recipe.lora.keep == "merged":
+        model = merged(model)
     history = [h for h in trainer.state.log_history if any(k.startswith("eval_") for k in h)]
     numbers = [
         {k.removeprefix("eval_"): v for k, v in h.items() if k.startswith("eval_")} for h in history
@@ -552,8 +544,8 @@ def _finish(
         "base": recipe.base.model,
         "task": recipe.policy.task,
         "rewards": weights,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "parameters": model.n_parameters,
+        "trained_parameters": n_trained,
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens_of_run,
         "seconds": round(seconds, 1),
@@ -572,8 +564,6 @@ def _finish(
     model.card = model.card.model_copy(
         update={"training": {**facts, "recipe": recipe.model_dump(mode="json")}}
     )
-    if recipe.lora is not None and recipe.lora.keep == "merged":
-        model = merged(model)
     model.network.eval()
     model.save(out / "model")
     text = alignment_card(

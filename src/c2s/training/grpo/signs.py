@@ -18,6 +18,8 @@ LEAST_DIVERSITY = 0.8
 LEAST_UNIQUE = 0.95
 #: Loss of validity: of 200 held-out cells, one is 0.005.
 LOST_VALIDITY = 0.01
+#: Loss of what the network itself gives to allowed tokens: 0.02 a token is one more word in 50 that is not allowed.
+LOST_ALLOWED = 0.02
 #: Change of the mean number of genes, as a share: what a constraint holds does not change, what a reward drives does.
 CHANGED_GENES = 0.02
 #: KL from the model before, in nats a token: a cell of 100 genes then is e^10, 20,000 times, less probable there.
@@ -29,7 +31,7 @@ LEAST_ENTROPY = 0.5
 WORSE_DISTANCE = 0.1
 #: Loss of accuracy in a task with labels: of 256 held-out samples, 5.
 LOST_ACCURACY = 0.02
-#: Genes in common with the nearest real cell, beyond what real cells have with each other: of 100 genes, 5.
+#: Genes in common with the nearest training cell, beyond what validation cells have: of 100 genes, 5.
 COPIED_OVERLAP = 0.05
 #: Part of a run that its beginning and its end are the means of: single steps have few answers.
 _PART = 10
@@ -63,26 +65,27 @@ def signs_of_hacking(
     -------
     list of str
         A line each, with the numbers; empty where there is none. Looked for are: diversity that collapses, equal
-        cells, invalid cells, another number of genes, KL above 0.1 nats a token, entropy that fell by more than half,
-        distances that were not rewarded and got worse by more than a tenth while the reward rose, label tasks that lost
-        more than 0.02 of accuracy, and cells that are nearer to a real one than real ones are to each other.
+        cells, invalid cells, another number of genes, less that is allowed where nothing constrains the model, KL above
+        0.1 nats a token, entropy that fell by more than half, distances that were not rewarded and got worse by more
+        than a tenth while the reward rose, label tasks that lost more than 0.02 of accuracy, and cells that are nearer
+        to a training cell than real ones are.
 
     Examples
     --------
     >>> signs_of_hacking({"diversity": 1.0}, {"diversity": 0.3}, [])
     ['diversity fell from 1 to 0.3 of that of real cells: answers become alike (collapse)']
     """
-    pairs = {
-        name: (_number(before.get(name)), _number(after.get(name)))
-        for name in after
-        if _number(before.get(name)) is not None and _number(after.get(name)) is not None
-    }
-    known: dict[str, tuple[float, float]] = pairs  # type: ignore[assignment]  # both are numbers here
+    known: dict[str, tuple[float, float]] = {}
+    for name, value in after.items():
+        was, now = _number(before.get(name)), _number(value)
+        if was is not None and now is not None:
+            known[name] = was, now
     paid = measures_of(dict.fromkeys(rewarded(log), 1.0) if rewards is None else rewards)
     return [
         *_of_cells(known),
         *_of_distances(known, log, paid),
         *_of_tasks(known),
+        *_without_constraint(known),
         *_of_policy(log),
     ]
 
@@ -174,7 +177,7 @@ def _of_cells(pairs: Mapping[str, tuple[float, float]]) -> Iterator[str]:
     usual = pairs.get("nearest_overlap_real", (math.inf, math.inf))[1]
     if now > was and now > usual + COPIED_OVERLAP:
         yield (
-            f"generated cells have {now:.1%} of genes in common with the nearest real cell, before {was:.1%}; real "
+            f"generated cells have {now:.1%} of genes in common with the nearest training cell, before {was:.1%}; real "
             f"cells have {usual:.1%}: cells may be copied"
         )
 
@@ -204,6 +207,16 @@ def _of_tasks(pairs: Mapping[str, tuple[float, float]]) -> Iterator[str]:
         if name.startswith("accuracy_") and was - now > LOST_ACCURACY + 1e-9:
             task = name.removeprefix("accuracy_")
             yield f"accuracy of {task} fell from {was:.1%} to {now:.1%}: the task is being forgotten"
+
+
+def _without_constraint(pairs: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """Yield what the constraint hides."""
+    was, now = pairs.get("allowed", (0.0, 0.0))
+    if was - now > LOST_ALLOWED + 1e-9:
+        yield (
+            f"without its constraint the model would write what is allowed {now:.1%} of the time, before {was:.1%}; a "
+            "weight on policy.validity holds that"
+        )
 
 
 def _of_policy(log: Log) -> Iterator[str]:

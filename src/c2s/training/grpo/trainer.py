@@ -24,13 +24,11 @@ from transformers import Trainer, TrainerControl, TrainerState
 from c2s.common.errors import C2SError, UsageError
 from c2s.common.files import atomic_file
 from c2s.common.seeds import generator
-from c2s.common.transformers_log import quiet_transformers
 from c2s.constraints.replay import choices_of
-from c2s.models.adapters import save_adapter
 from c2s.models.directory import Model
 from c2s.training.grpo.policy import Places, add_policy_head
 from c2s.training.grpo.questions import Questions
-from c2s.training.loop import COMPLETE, complete_checkpoints, load_weights, remove_checkpoint
+from c2s.training.loop import COMPLETE, load_weights, remove_older, save_weights
 from c2s.training.rewards.base import OpenedReward, Rollouts
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func; its version is pinned
@@ -64,6 +62,8 @@ class GroupTrainer(GRPOTrainer):
         Called with the rollouts of a logging step; its numbers stand in the log.
     measure
         Called every so many steps (`args.eval_steps`), on every process; its numbers stand in the log.
+    validity
+        What −log of the probability of all that is allowed weighs in the loss (`PolicyRecipe.validity`).
     keep_checkpoints
         Checkpoints that are kept.
 
@@ -85,6 +85,7 @@ class GroupTrainer(GRPOTrainer):
         *,
         watch: Callable[[Rollouts], dict[str, float]] | None = None,
         measure: Callable[[], dict[str, float]] | None = None,
+        validity: float = 0.0,
         keep_checkpoints: int = 2,
         callbacks: Sequence[Any] = (),
         optimizer: torch.optim.Optimizer | None = None,
@@ -92,7 +93,8 @@ class GroupTrainer(GRPOTrainer):
         from datasets import Dataset
 
         self.questions, self.rewards, self.watch, self.measure = questions, rewards, watch, measure
-        self.keep_checkpoints = keep_checkpoints
+        self.validity, self.keep_checkpoints = validity, keep_checkpoints
+        self._log_allowed: torch.Tensor | None = None
         self.tokens = self.first_step = self._tokens_before = 0
         beta, network = args.beta, model.adapted or model.network
         # TRL would read the reference from a folder, or copy the adapter; both are here already.
@@ -119,7 +121,7 @@ class GroupTrainer(GRPOTrainer):
 
     # --- rollouts -----------------------------------------------------------------------------
 
-    def _roll_out(self, prompts: Sequence[str]) -> dict[str, list[Any]]:
+    def _roll_out(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Draw the answers of this process (called by TRL)."""
         started = time.perf_counter()
         numbers = [int(p) for p in prompts]
@@ -133,7 +135,7 @@ class GroupTrainer(GRPOTrainer):
         return {
             "prompt_ids": [self.questions.question(n).ids.tolist() for n in numbers],
             "completion_ids": [a.tolist() for a in answers],
-            "logprobs": None,  # type: ignore[dict-item]  # those of the network as it is now are taken below
+            "logprobs": None,  # those of the constrained distribution are taken below
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -186,12 +188,27 @@ class GroupTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if self._log_allowed is not None:
+            loss = loss - self._of_allowed(self._log_allowed, inputs["completion_mask"])
+            self._log_allowed = None
         if not torch.isfinite(loss):
             raise C2SError(
                 f"step {self.state.global_step + 1:,}: the loss is no longer a number; use a lower "
                 "optimisation.learning_rate, or float32"
             )
         return loss
+
+    def _of_allowed(self, logs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return what the probability of all that is allowed adds to what is maximised; a mean over a pass's tokens.
+
+        TRL divides its own terms by the passes of a step in the same way.
+        """
+        n_tokens = mask.sum().clamp(min=1)
+        shares = torch.stack([(logs.detach().exp() * mask).sum(), mask.sum().float()])
+        total, count = self.accelerator.reduce(shares, reduction="sum")
+        self._note("allowed", (total / count.clamp(min=1)).item())
+        passes = self.current_gradient_accumulation_steps
+        return self.validity * (logs * mask).sum() / n_tokens / passes
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
@@ -202,20 +219,25 @@ class GroupTrainer(GRPOTrainer):
         size = batch_size or n_rows
         lengths = attention_mask[:, -logits_to_keep:].sum(1).tolist()
         answers = input_ids[:, -logits_to_keep:].cpu().numpy()
-        found, entropies = [], []
+        found, entropies, allowed = [], [], []
+        # Only where it is learned from: the reference and the old policy are asked without entropies.
+        unconstrained = self.validity > 0 and compute_entropy
         for start in range(0, n_rows, size):
             rows = slice(start, start + size)
             written = [a[:n] for a, n in zip(answers[rows], lengths[rows], strict=True)]
             choices = choices_of(self.questions.constraint, written)
             mask = attention_mask[rows]
             with self.accelerator.autocast():
-                chosen, entropy = model(
+                chosen, entropy, log_allowed = model(
                     input_ids=input_ids[rows], attention_mask=mask,
                     position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                    places=Places.of(choices, logits_to_keep, input_ids.device),
+                    places=Places.of(choices, logits_to_keep, input_ids.device), unconstrained=unconstrained,
                 )  # fmt: skip
             found.append(chosen)
             entropies.append(entropy)
+            allowed.append(log_allowed)
+        if unconstrained:
+            self._log_allowed = torch.cat(allowed)
         return torch.cat(found), torch.cat(entropies) if compute_entropy else None, None
 
     # --- log and measurements -----------------------------------------------------------------
@@ -257,22 +279,14 @@ class GroupTrainer(GRPOTrainer):
         with atomic_file(newest / COMPLETE) as path:
             noted = {"step": self.state.global_step, "tokens": self.tokens_of_run}
             path.write_text(json.dumps(noted), "utf-8")
-        old = [c for c in complete_checkpoints(folder) if c.name != newest.name]
-        for checkpoint in old[: max(0, len(old) + 1 - self.keep_checkpoints)]:
-            remove_checkpoint(checkpoint)
+        remove_older(folder, {newest.name}, self.keep_checkpoints)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights as `save_pretrained` does, adapters as adapters (called by the Trainer)."""
         del _internal_call
-        if not self.args.should_save:
-            return
-        network: Any = self.accelerator.unwrap_model(self.model)
-        folder = Path(output_dir or self.args.output_dir)
-        with quiet_transformers():
-            if hasattr(network, "get_base_model"):
-                save_adapter(network, folder)
-            else:
-                network.save_pretrained(folder, save_original_format=False)
+        if self.args.should_save:
+            network = self.accelerator.unwrap_model(self.model)
+            save_weights(network, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore the weights (called by the Trainer)."""

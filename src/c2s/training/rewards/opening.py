@@ -23,10 +23,10 @@ from c2s.training.rewards.recipes import (
     BertScore,
     Diversity,
     EnergyDistance,
+    GroupRecipe,
     KendallTau,
     NegativeMSE,
     RewardRecipe,
-    ScFID,
     SpaceRecipe,
 )
 from c2s.training.rewards.shares import (
@@ -273,7 +273,7 @@ def _in_space(
         return _paired(space, real, columns)
     if isinstance(recipe, Diversity):
         return lambda rollouts: _spread(space.places(rollouts, columns), rollouts)
-    assert isinstance(recipe, EnergyDistance | ScFID)
+    assert isinstance(recipe, GroupRecipe)
     share = _energy if isinstance(recipe, EnergyDistance) else _scfid
     return _of_groups(share(space, real, columns), space, real, columns, recipe.real_cells)
 

@@ -16,6 +16,8 @@ class RewardRecipe(Config):
     """What all rewards have."""
 
     reads: ClassVar[Reads] = "cells"
+    #: Whether it is measured of a group and shared out to its answers.
+    of_groups: ClassVar[bool] = False
 
     name: str = Field(description="Which reward; see the registry.")
     weight: float = Field(
@@ -102,32 +104,35 @@ class NegativeMSE(SpaceRecipe):
     name: Literal["negative_mse"] = Field("negative_mse", description="This reward.")
 
 
-class EnergyDistance(SpaceRecipe):
+class GroupRecipe(SpaceRecipe):
+    """A reward that measures a group against real cells of its condition, and shares that out to its cells."""
+
+    of_groups: ClassVar[bool] = True
+
+    real_cells: int | None = Field(
+        None,
+        ge=2,
+        description="Real cells of the condition that a group is compared with, drawn anew for each group; by "
+        "default all.",
+    )
+
+
+class EnergyDistance(GroupRecipe):
     """Each cell's share of minus the energy distance of its group from real cells of the condition."""
 
     name: Literal["energy_distance"] = Field("energy_distance", description="This reward.")
-    real_cells: int | None = Field(
-        None,
-        ge=2,
-        description="Real cells of the condition that a group is compared with, drawn anew for each group; by "
-        "default all.",
-    )
 
 
-class ScFID(SpaceRecipe):
+class ScFID(GroupRecipe):
     """Each cell's share of minus the scFID of its group from real cells of the condition."""
 
     name: Literal["scfid"] = Field("scfid", description="This reward.")
-    real_cells: int | None = Field(
-        None,
-        ge=2,
-        description="Real cells of the condition that a group is compared with, drawn anew for each group; by "
-        "default all.",
-    )
 
 
 class Diversity(SpaceRecipe):
     """Each cell's share of the mean pairwise distance within its group."""
+
+    of_groups: ClassVar[bool] = True
 
     name: Literal["diversity"] = Field("diversity", description="This reward.")
     distance: Literal["sentences", "encoder"] = Field(

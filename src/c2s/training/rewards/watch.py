@@ -15,7 +15,12 @@ from c2s.training.rewards.space import CellSpace, placed, shared_genes
 MOST_REAL = 1000
 
 
-def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -> dict[str, float]:
+def watch(
+    rollouts: Rollouts,
+    real: RealCells | None,
+    space: CellSpace | None,
+    seen: RealCells | None = None,
+) -> dict[str, float]:
     """Measure answers in ways that the reward did not,, for the report of a run.
 
     Parameters
@@ -24,6 +29,8 @@ def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -
         Answers of a step, or of several.
     real
         Real cells; None for tasks without cells, or where there are none.
+    seen
+        The cells that were trained on, where `real` are others; conditions are known by their names.
     space
         As `open_space` gives it; give the one that rewards use, so that cells are placed once. None where there is no
         line from rank to expression: cells are not compared with real ones then.
@@ -41,9 +48,9 @@ def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -
         - ``unique``: share of answers that no earlier answer of the group equals word for word.
         - ``valid``: share of cells of exactly the asked number of known genes, none twice.
         - ``genes``: mean number of genes of a cell; ``words``: of a text.
-        - ``nearest_overlap``: mean share of genes that an answer has in common with the nearest real cell of its
-          condition; ``nearest_overlap_real``: the same of real cells with other real cells. Far above it, cells are
-          copied.
+        - ``nearest_overlap``: mean share of genes that an answer has in common with the nearest cell of its
+          condition that was trained on; ``nearest_overlap_real``: the same of real cells, with others. Far above it,
+          cells are copied.
     """
     cells = rollouts.cells
     if cells is None:
@@ -56,12 +63,16 @@ def watch(rollouts: Rollouts, real: RealCells | None, space: CellSpace | None) -
         "genes": float(cells.lengths.mean()) if len(cells) else np.nan,
     }
     if real is not None and space is not None:
-        found |= _beside_real(rollouts, cells, real, space)
+        found |= _beside_real(rollouts, cells, real, space, seen)
     return _finite(found)
 
 
 def _beside_real(
-    rollouts: Rollouts, cells: RankedCells, real: RealCells, space: CellSpace
+    rollouts: Rollouts,
+    cells: RankedCells,
+    real: RealCells,
+    space: CellSpace,
+    seen: RealCells | None,
 ) -> dict[str, float]:
     """Return what real cells are needed for."""
     points = space.places(rollouts)
@@ -79,9 +90,11 @@ def _beside_real(
         places = space.real_places(real)[others]
         add("scfid", scfid(places, points[rows]))
         add("energy_distance", energy_distance(places, points[rows]))
-        shared = shared_genes(cells.take(rows), real.cells.take(others))
-        add("nearest_overlap", float(shared.max(axis=1).mean()))
-        add("nearest_overlap_real", _overlap_of_real(real, space, int(code)))
+        trained = real.cells.take(others) if seen is None else _trained_on(seen, real, int(code))
+        if len(trained):
+            shared = shared_genes(cells.take(rows), trained)
+            add("nearest_overlap", float(shared.max(axis=1).mean()))
+            add("nearest_overlap_real", _overlap_of_real(real, space, int(code), seen))
     for rows, code in rollouts.groups():
         judged = rows[there[rows]]
         usual = _spread_of_real(real, space, code)
@@ -109,16 +122,25 @@ def _spread_of_real(real: RealCells, space: CellSpace, code: int) -> float:
     return real.once(("spread", space, code), compute)
 
 
-def _overlap_of_real(real: RealCells, space: CellSpace, code: int) -> float:
-    """Return the mean over real cells of the share of genes in common with the nearest other one."""
+def _trained_on(seen: RealCells, real: RealCells, code: int) -> RankedCells:
+    """Return the cells of a condition of `real` among those that were trained on; conditions are known by name."""
+    name = real.conditions[code]
+    there = seen.conditions.index(name) if name in seen.conditions else -1
+    return seen.cells.take(seen.rows(there))
+
+
+def _overlap_of_real(real: RealCells, space: CellSpace, code: int, seen: RealCells | None) -> float:
+    """Return the mean over real cells of the share of genes in common with the nearest one trained on, or other one."""
 
     def compute() -> float:
         cells = real.cells.take(_real_rows(real, space, code))
+        if seen is not None:
+            return float(shared_genes(cells, _trained_on(seen, real, code)).max(axis=1).mean())
         shared = shared_genes(cells, cells)
         np.fill_diagonal(shared, 0)
         return float(shared.max(axis=1).mean())
 
-    return real.once(("overlap", space, code), compute)
+    return real.once(("overlap", space, code, seen), compute)
 
 
 def _unique(rollouts: Rollouts, answers: list[str] | list[bytes]) -> float:
