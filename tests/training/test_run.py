@@ -131,7 +131,11 @@ class TestRun:
         # A checkpoint that was cut has no mark.
         shutil.copytree(out / "checkpoints" / "checkpoint-4", out / "checkpoints" / "checkpoint-5")
         (out / "checkpoints" / "checkpoint-5" / loop.COMPLETE).unlink()
-        run_recipe(recipe(), folder, out, device="cpu", resume=True)
+        # Time that was spent before counts as well.
+        mark = out / "checkpoints" / "checkpoint-4" / loop.COMPLETE
+        mark.write_text(json.dumps({**json.loads(mark.read_text()), "seconds": 1000.0}))
+        facts = run_recipe(recipe(), folder, out, device="cpu", resume=True)
+        assert 1000 < facts["seconds"] < 1300
         assert logged(out) == logged(whole)
         assert logged(out, "eval_loss") == logged(whole, "eval_loss")
         assert torch.equal(weights(out), weights(whole))

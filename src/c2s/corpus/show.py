@@ -58,6 +58,13 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def split_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what decides which cells of a corpus are held out, whatever else is drawn from them."""
+    recipe = manifest["recipe"]
+    decides = [manifest["splits"], recipe["split"], recipe["seed"]]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
 def corpus_tokenizer(folder: str | Path, manifest: Mapping[str, Any]) -> CellTokenizer:
     """Return the tokenizer of a corpus, with all its genes.
 

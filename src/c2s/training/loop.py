@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -129,6 +130,8 @@ class PackedTrainer(Trainer):
     ----------
     tokens, samples : int
         Seen since the start of this process, over all processes.
+    before : dict of str to float
+        Tokens, samples and seconds of the run before it.
     """
 
     def __init__(
@@ -179,8 +182,8 @@ class PackedTrainer(Trainer):
             else []
         )
         self.tokens = self.samples = 0
-        self.before = {"tokens": 0, "samples": 0}
-        self.first_step = 0
+        self.before: dict[str, float] = {"tokens": 0, "samples": 0, "seconds": 0.0}
+        self.first_step, self.began = 0, time.perf_counter()
         self._seen = torch.zeros(2, len(self.task_names) + 1, dtype=torch.float64)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -306,8 +309,8 @@ class PackedTrainer(Trainer):
     def done(self) -> dict[str, int]:
         """Tokens and samples that were trained on, also before this process went on with the run."""
         return {
-            "tokens": self.before["tokens"] + self.tokens,
-            "samples": self.before["samples"] + self.samples,
+            "tokens": int(self.before["tokens"]) + self.tokens,
+            "samples": int(self.before["samples"]) + self.samples,
         }
 
     def _means(self, seen: torch.Tensor) -> dict[str, float]:
@@ -392,10 +395,10 @@ class PackedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
+        seconds = self.before["seconds"] + time.perf_counter() - self.began
+        noted = {"step": self.state.global_step, "seen": seen, **self.done, "seconds": seconds}
         with atomic_file(newest / COMPLETE) as path:
-            path.write_text(
-                json.dumps({"step": self.state.global_step, "seen": seen, **self.done}), "utf-8"
-            )
+            path.write_text(json.dumps(noted), "utf-8")
         best = self.state.best_model_checkpoint
         spared = {newest.name} | ({Path(best).name} if best else set())
         remove_older(folder, spared, self.keep_checkpoints)
@@ -473,6 +476,7 @@ class PackedTrainer(Trainer):
         bool
             Whether there are steps left. Where there are none, weights and state are those of the checkpoint.
         """
+        self.began = time.perf_counter()
         if checkpoint is None:
             return True
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

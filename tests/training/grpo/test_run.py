@@ -129,6 +129,39 @@ class TestRun:
         assert "Nothing was measured" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
+def test_a_base_that_other_cells_were_held_out_from_is_noticed(recipe, model_folder, tmp_path):
+    """What a run notes of its split is what the next one is compared with."""
+    from shutil import copytree
+
+    from c2s.models.directory import C2S_JSON
+
+    facts = run_alignment(recipe(optimisation={"steps": 1}, save_every=1), tmp_path, tmp_path / "run", device="cpu")  # fmt: skip
+    base = tmp_path / "base"
+    for split, is_told in ((facts["split"], False), ("0" * 64, True)):
+        copytree(model_folder, base, dirs_exist_ok=True)
+        card = json.loads((base / C2S_JSON).read_text())
+        (base / C2S_JSON).write_text(json.dumps({**card, "training": {"split": split}}))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            plan_alignment(recipe(base={"model": str(base)}), tmp_path)
+        assert any("split otherwise" in str(w.message) for w in told) == is_told
+
+
+def test_cells_too_few_for_a_space_stop_only_rewards_that_need_it(open_run, monkeypatch):
+    def too_few(*_, **__):
+        raise UsageError("pca:20: needs at least 21 cells, and there are 20")
+
+    monkeypatch.setattr("c2s.training.rewards.opening.open_space", too_few)
+    with pytest.raises(UsageError, match="needs at least 21 cells"):
+        open_run()
+    form = {"rewards": ["validity", "diversity"], "evaluation": {"cells": 20, "labels": 0}}
+    with pytest.warns(C2SWarning, match=r"at least 21 cells.*not compared with real ones"):
+        opened = open_run(**form)
+    found = opened.trainer.measure()
+    assert found["valid"] == 1
+    assert "scfid" not in found
+
+
 def test_copied_training_cells_are_seen(open_run):
     """Cells of validation are as near to training cells as any; a policy that recites training cells is nearer."""
     opened = open_run(evaluation={"cells": 40, "labels": 0})

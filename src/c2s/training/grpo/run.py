@@ -42,7 +42,7 @@ from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
 from c2s.common.transformers_log import quiet_transformers
 from c2s.corpus.redrawn import RedrawnCorpus
-from c2s.corpus.show import read_manifest
+from c2s.corpus.show import read_manifest, split_digest
 from c2s.models.adapters import merged
 from c2s.models.directory import (
     C2S_JSON,
@@ -77,6 +77,7 @@ from c2s.training.speed import device_name
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from c2s.cells.inverse import RankExpressionModel
     from c2s.training.grpo.questions import CorpusCells, Questions
     from c2s.training.grpo.trainer import GroupTrainer
     from c2s.training.rewards.base import OpenedReward, RealCells
@@ -180,9 +181,16 @@ def prepare_alignment(
         )
     _check_rewards(recipe)
     check_lora(recipe.base, recipe.lora, base_config(recipe.base, folder, 1))
-    return PreparedAlignment(
+    run = PreparedAlignment(
         recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage, begun)
     )
+    known = card.training.get("split")
+    if known not in (None, split_digest(run.manifest)):
+        warn(
+            "data: base.model was trained on cells that were split otherwise (other studies, shares or seed), so that "
+            "cells that are held out here may have been trained on there"
+        )
+    return run
 
 
 def _check_rewards(recipe: AlignmentRecipe) -> None:
@@ -429,18 +437,39 @@ def _asked(
 ) -> tuple[Questions, list[OpenedReward], CellSpace | None]:
     """Return the questions of a run, its rewards, and the space that they and other measures share."""
     from c2s.training.grpo.questions import Questions
-    from c2s.training.rewards.opening import open_rewards, open_space
+    from c2s.training.rewards.opening import open_rewards
 
     questions = Questions(model, recipe.policy, cells, recipe.seed)
     _check_real(recipe, questions.real)
     inverse = model.inverse if model.card.inverse else None
     space = None
     if inverse is not None and questions.task.generates:
-        space = open_space(None, questions.real, inverse, seed=recipe.seed, device=device)
+        space = _space(recipe, questions.real, inverse, device)
     rewards = open_rewards(
         recipe.rewards, questions.real, inverse, model.vocabulary, space, recipe.seed, device=device, folder=folder
     )  # fmt: skip
     return questions, rewards, space
+
+
+def _space(
+    recipe: AlignmentRecipe, real: RealCells, inverse: RankExpressionModel, device: str
+) -> CellSpace | None:
+    """Return the space of rewards that name none and of what is watched; None where no reward needs it and none can be.
+
+    Raises
+    ------
+    UsageError
+        It cannot be fitted on these cells, and a reward needs it.
+    """
+    from c2s.training.rewards.opening import open_space
+
+    try:
+        return open_space(None, real, inverse, seed=recipe.seed, device=device)
+    except UsageError as error:
+        if any(reward.in_space for reward in recipe.rewards):
+            raise
+        warn(f"{error}; generated cells are not compared with real ones")
+        return None
 
 
 def _check_real(recipe: AlignmentRecipe, real: RealCells) -> None:
@@ -548,13 +577,14 @@ def _finish(
         "trained_parameters": n_trained,
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens_of_run,
-        "seconds": round(seconds, 1),
+        "seconds": round(trainer.before["seconds"] + seconds, 1),
         "tokens_per_second": round(trainer.tokens / seconds, 1) if trainer.tokens else None,
         "device": device_name(trainer.args.device),
         "before": before,
         "after": after,
         "signs": signs_of_hacking(before, after, trainer.state.log_history, weights),
         "corpus": run.manifest["digest"],
+        "split": split_digest(run.manifest),
         "seed": recipe.seed,
         "processes": trainer.args.world_size,
         "versions": library_versions(),

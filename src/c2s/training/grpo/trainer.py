@@ -73,6 +73,8 @@ class GroupTrainer(GRPOTrainer):
         Of answers that were drawn since the start of this process, over all processes.
     first_step : int
         The step that this process goes on from.
+    before : dict of str to float
+        Tokens and seconds of the run before it.
     """
 
     def __init__(
@@ -95,7 +97,9 @@ class GroupTrainer(GRPOTrainer):
         self.questions, self.rewards, self.watch, self.measure = questions, rewards, watch, measure
         self.validity, self.keep_checkpoints = validity, keep_checkpoints
         self._log_allowed: torch.Tensor | None = None
-        self.tokens = self.first_step = self._tokens_before = 0
+        self.tokens = self.first_step = 0
+        self.before: dict[str, float] = {"tokens": 0, "seconds": 0.0}
+        self.began = time.perf_counter()
         beta, network = args.beta, model.adapted or model.network
         # TRL would read the reference from a folder, or copy the adapter; both are here already.
         args.beta = 0.0
@@ -264,7 +268,7 @@ class GroupTrainer(GRPOTrainer):
     @property
     def tokens_of_run(self) -> int:
         """Tokens of all answers of the run, also before this process went on with it."""
-        return self._tokens_before + self.tokens
+        return int(self.before["tokens"]) + self.tokens
 
     # --- checkpoints: as those of PackedTrainer -----------------------------------------------
 
@@ -276,8 +280,9 @@ class GroupTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
+        seconds = self.before["seconds"] + time.perf_counter() - self.began
+        noted = {"step": self.state.global_step, "tokens": self.tokens_of_run, "seconds": seconds}
         with atomic_file(newest / COMPLETE) as path:
-            noted = {"step": self.state.global_step, "tokens": self.tokens_of_run}
             path.write_text(json.dumps(noted), "utf-8")
         remove_older(folder, {newest.name}, self.keep_checkpoints)
 
@@ -294,11 +299,13 @@ class GroupTrainer(GRPOTrainer):
 
     def resume_from(self, checkpoint: Path | None) -> bool:
         """Return whether there are steps left behind a checkpoint; where not, its weights are taken."""
+        self.began = time.perf_counter()
         if checkpoint is None:
             return True
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.first_step = state.global_step
-        self._tokens_before = json.loads((checkpoint / COMPLETE).read_text("utf-8"))["tokens"]
+        noted = json.loads((checkpoint / COMPLETE).read_text("utf-8"))
+        self.before = {name: noted.get(name, 0) for name in self.before}
         if self.first_step < self.args.max_steps:
             return True
         load_weights(self.accelerator.unwrap_model(self.model), checkpoint)

@@ -31,6 +31,11 @@ class RewardRecipe(Config):
         """Whether real cells are needed."""
         return False
 
+    @property
+    def in_space(self) -> bool:
+        """Whether cells are compared in the space of the run."""
+        return False
+
 
 class ProgrammeRecipe(Config):
     """A gene programme: genes by name, or sets of a GMT file, united."""
@@ -74,6 +79,11 @@ class SpaceRecipe(RewardRecipe, ProgrammeRecipe):
     def needs_real(self) -> bool:
         """Whether real cells are needed."""
         return True
+
+    @property
+    def in_space(self) -> bool:
+        """Whether cells are compared in the space of the run."""
+        return self.needs_real and self.encoder is None
 
 
 class KendallTau(RewardRecipe, ProgrammeRecipe):
