@@ -39,7 +39,9 @@ BEFORE = "before"
 #: Rewards, β, and the learning rate. −MSE gets a higher one, at which what it does is plain after as many steps.
 ARMS: dict[str, dict[str, Any]] = {
     "energy distance": {"rewards": ["energy_distance"], "beta": 0.005, "rate": 1e-4},
-    "energy distance, validity": {"rewards": ["energy_distance"], "beta": 0.005, "rate": 1e-4, "validity": 1.0},
+    "energy distance, β allowed 1": {
+        "rewards": ["energy_distance"], "beta": 0.005, "beta_allowed": 1.0, "rate": 1e-4,
+    },
     "−MSE, β 0.005": {"rewards": [MSE], "beta": 0.005, "rate": 3e-4},
     "−MSE, β 0.1": {"rewards": [MSE], "beta": 0.1, "rate": 3e-4},
     "−MSE and diversity": {
@@ -84,7 +86,7 @@ def one(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             "stage": "grpo", "base": {"model": "given"}, "data": {"corpus": "in memory"},
             "policy": {
                 "group": options.group, "beta": ARMS[arm]["beta"], "answers_per_pass": 64,
-                "validity": ARMS[arm].get("validity", 0.0),
+                "beta_allowed": ARMS[arm].get("beta_allowed", 0.0),
             },
             "rewards": ARMS[arm]["rewards"],
             "optimisation": {

@@ -6,11 +6,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.constraints.replay import choices_of
 from c2s.constraints.trie import GeneSentence, TokenTrie
-from c2s.training.grpo.policy import Places, add_policy_head, constrained_log_probabilities
+from c2s.training.grpo.policy import (
+    Places,
+    add_policy_head,
+    allowed_divergence,
+    constrained_log_probabilities,
+)
 
 WORDS = ["INS", "GCG", "IFI6", "IFI6X", "SST"]
 ARCHITECTURES = ["gpt_neox", "gpt2", "llama", "gemma2"]
@@ -127,6 +133,22 @@ def test_gradients_are_those_by_hand(architecture, tokenizer, sentence, make_net
     loss.backward()
     for (name, one), two in zip(network.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_divergence_of_the_allowed():
+    p, q = np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.8, 0.01])
+    logs = torch.tensor(np.log(p), requires_grad=True)
+    found = allowed_divergence(logs, torch.tensor(np.log(q)))
+    expected = [entropy([a, 1 - a], [b, 1 - b]) for a, b in zip(p, q, strict=True)]
+    np.testing.assert_allclose(found.detach(), expected, atol=1e-12)
+    # Certainty on one side is far, and no infinity; on both it is near.
+    sure = torch.tensor([0.0, -1.0, 0.0], requires_grad=True)
+    ends = allowed_divergence(sure, torch.tensor([0.0, 0.0, -1.0]))
+    ends.sum().backward()
+    assert torch.isfinite(sure.grad).all()
+    assert ends[0] == 0
+    assert (ends[1:] > 0.9).all()
+    assert torch.isfinite(ends).all()
 
 
 def test_scores_made_in_parts_are_the_same(tokenizer, sentence):

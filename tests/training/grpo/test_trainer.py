@@ -258,35 +258,57 @@ class TestLoss:
         assert logged["entropy"] > 1
         assert losses[0.3] == pytest.approx(losses[0.0] - 0.3 * logged["entropy"], rel=1e-5)
 
-    def test_validity_rewards_what_the_constraint_hides(self, open_run):
-        """−log of what the network itself gives to allowed tokens, a mean over tokens; learned from, it rises."""
-        opened = open_run(policy={"validity": 0.0}).reward(fixed(1, 2, 3, 7))
+    @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "adapter"])
+    def test_what_the_constraint_hides_is_held_too(self, lora, open_run):
+        """KL of the choice between allowed and forbidden tokens, by hand; learned from, it falls."""
+        changed = {"policy": {"beta_allowed": 0.3}, "lora": lora}
+        opened = open_run(**changed).reward(fixed(1, 1, 1, 1))
         inputs = opened.draw(first=2)
-        plain, logged = opened.loss(inputs)
-        assert "allowed" not in logged
-        opened = open_run(policy={"validity": 0.3}).reward(fixed(1, 2, 3, 7))
+        _, logged = opened.loss(inputs)
+        assert logged["kl_allowed"] == logged["kl"] == 0
+        expected = self.shares(opened.plain, opened, inputs)
+        assert logged["allowed"] == pytest.approx(np.concatenate(expected).mean(), rel=1e-4)
+
+        # The reference stays what it was where the policy goes.
+        with torch.no_grad():
+            for parameter in opened.model.network.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=torch.manual_seed(3))
         inputs = opened.draw(first=2)
         loss, logged = opened.loss(inputs)
-        constraint, t = opened.trainer.questions.constraint, opened.trainer.temperature
-        logs = []
-        for prompt, answer in opened.pieces(inputs):
-            state = constraint.start()
-            with torch.no_grad():
-                logits = opened.plain(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 :]
-            for place, token in enumerate(answer):
-                p = torch.softmax(logits[place] / t, 0)
-                logs.append(p[state.allowed().tolist()].sum().log().item())
-                state.advance(token)
-        assert logged["allowed"] == pytest.approx(np.exp(logs).mean(), rel=1e-4)
-        assert loss == pytest.approx(plain - 0.3 * np.mean(logs), rel=1e-4)
-        # Where no answer is better than another, and so only this is learned, it rises on other answers too.
-        opened.reward(fixed(1, 1, 1, 1))
-        inputs, before = opened.draw(first=2), opened.trainer.measure()["allowed"]
-        optimizer = torch.optim.SGD(opened.model.network.parameters(), 0.1)
-        for _ in range(15):
+        # Of adapters only what is saved and opened again is the whole network.
+        q = [np.concatenate(self.shares(opened.plain, opened, inputs))]
+        if lora is None:
+            now = copy.deepcopy(opened.model.network)
+            del now.forward
+            p = np.concatenate(self.shares(now, opened, inputs))
+            by_hand = (p * np.log(p / q[0]) + (1 - p) * np.log((1 - p) / (1 - q[0]))).mean()
+            assert logged["kl_allowed"] == pytest.approx(by_hand, rel=1e-3)
+        there = inputs["completion_mask"].bool()
+        np.testing.assert_allclose(inputs["ref_log_allowed"][there].exp(), q[0], rtol=1e-4)
+        assert loss == pytest.approx(0.05 * logged["kl"] + 0.3 * logged["kl_allowed"], rel=1e-4)
+
+        learned = [p for p in opened.model.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(learned, 0.1)
+        for _ in range(5):
             opened.loss(inputs)
             optimizer.step()
-        assert opened.trainer.measure()["allowed"] > before + 0.02
+        assert opened.loss(inputs)[1]["kl_allowed"] < 0.9 * logged["kl_allowed"]
+
+    @staticmethod
+    def shares(network, opened, inputs):
+        """Return, for each answer, the probability of what was allowed at each token."""
+        constraint, t, found = opened.trainer.questions.constraint, opened.trainer.temperature, []
+        for prompt, answer in opened.pieces(inputs):
+            state, own = constraint.start(), []
+            with torch.no_grad():
+                logits = network(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 :]
+            for place, token in enumerate(answer):
+                p = torch.softmax(logits[place] / t, 0)
+                own.append(p[state.allowed().tolist()].sum().item())
+                state.advance(token)
+            found.append(np.array(own))
+        return found
 
     def test_vespo_weighs_answers_by_their_ratio(self, open_run):
         opened = open_run(policy={"loss": "vespo", "beta": 0.0}).reward(fixed(1, 2, 3, 7))

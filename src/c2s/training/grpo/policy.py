@@ -147,6 +147,22 @@ def constrained_log_probabilities(
     return zeros.index_put((rows, at), chosen), zeros.index_put((rows, at), entropy)
 
 
+def allowed_divergence(log_allowed: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Return KL(p‖q) of two choices between what is allowed and what is not, in nats.
+
+    By the chain rule it is the part of the divergence of the networks' own distributions that is not within what is
+    allowed, nor within what is not.
+
+    Parameters
+    ----------
+    log_allowed, reference : same shape
+        log p and log q of all that is allowed. Certainty counts as 1 − 1e-6.
+    """
+    p, q = log_allowed.clamp(max=-1e-6), reference.clamp(max=-1e-6)
+    rest, other = torch.log(-torch.expm1(p)), torch.log(-torch.expm1(q))
+    return p.exp() * (p - q) + rest.exp() * (rest - other)
+
+
 def head_rows(
     head: torch.nn.Module, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -78,12 +78,12 @@ class PolicyRecipe(Config):
         ge=0,
         description="What the entropy of the choices weighs, as a bonus: a mean over the tokens of each pass.",
     )
-    validity: float = Field(
+    beta_allowed: float = Field(
         0.0,
         ge=0,
-        description="What −log of the probability weighs that the network itself gives to all that is allowed, a mean "
-        "over the tokens of each pass. The constraint hides what the network would write without it, and learning "
-        "moves that too; with a weight, the model also stays valid where nothing constrains it.",
+        description="What the divergence from that model weighs in how probable all that is allowed is without the "
+        "constraint: the part of the divergence that beta, which looks at allowed tokens only, leaves out. With 0 "
+        "nothing holds what the model would write where nothing is forbidden.",
     )
     constrained: bool = Field(
         True,
@@ -103,10 +103,14 @@ class PolicyRecipe(Config):
         return with_preset(given, grpo_settings())
 
     @model_validator(mode="after")
-    def _something_forbidden(self) -> Self:
-        if self.validity and not self.constrained:
+    def _reference_and_constraint(self) -> Self:
+        if self.beta_allowed and not self.constrained:
             raise ValueError(
-                f"validity = {self.validity:g} does nothing without a constraint; leave it out, or reward validity"
+                f"beta_allowed = {self.beta_allowed:g} does nothing without a constraint; leave it out"
+            )
+        if self.beta_allowed and not self.beta:
+            raise ValueError(
+                f"beta_allowed = {self.beta_allowed:g} needs the reference, which beta = 0 does without; give beta too"
             )
         return self
 

@@ -10,8 +10,8 @@ the drawing of answers stand at the steps that drew some.
 - `frac_reward_zero_std`: share of answers whose group was rewarded alike, from which nothing is learned
 - `kl`: divergence from the model that training began with, a mean over tokens, in nats
 - `entropy`: of the choice of a token among what was allowed, a mean over tokens, in nats
-- `allowed`, where `policy.validity` weighs something: the probability that the network itself gives to all that was
-  allowed, a mean over tokens
+- `allowed`, `kl_allowed`, where `policy.beta_allowed` weighs something: the probability that the network itself gives
+  to all that was allowed, and its divergence from the reference's, in nats; means over tokens
 - `clip_ratio/low_mean`, `high_mean`, `region_mean`: share of tokens whose importance ratio was clipped
 - `completions/mean_length`, `min_length`, `max_length`: tokens of an answer
 - `num_tokens`: of prompts and answers since the run began; `tokens` are those of answers since this process began
@@ -426,7 +426,7 @@ def open_trainer(
         measure=HeldOut(
             model, policy, recipe.evaluation, held_out, questions.real, space, recipe.seed
         ),
-        validity=policy.validity,
+        beta_allowed=policy.beta_allowed,
         keep_checkpoints=recipe.keep_checkpoints,
         optimizer=optimizer_of(model.network, recipe.optimisation),
     )

@@ -215,7 +215,7 @@ def _without_constraint(pairs: Mapping[str, tuple[float, float]]) -> Iterator[st
     if was - now > LOST_ALLOWED + 1e-9:
         yield (
             f"without its constraint the model would write what is allowed {now:.1%} of the time, before {was:.1%}; a "
-            "weight on policy.validity holds that"
+            "weight on policy.beta_allowed holds that"
         )
 
 

@@ -26,7 +26,7 @@ from c2s.common.files import atomic_file
 from c2s.common.seeds import generator
 from c2s.constraints.replay import choices_of
 from c2s.models.directory import Model
-from c2s.training.grpo.policy import Places, add_policy_head
+from c2s.training.grpo.policy import Places, add_policy_head, allowed_divergence
 from c2s.training.grpo.questions import Questions
 from c2s.training.loop import COMPLETE, load_weights, remove_older, save_weights
 from c2s.training.rewards.base import OpenedReward, Rollouts
@@ -62,8 +62,8 @@ class GroupTrainer(GRPOTrainer):
         Called with the rollouts of a logging step; its numbers stand in the log.
     measure
         Called every so many steps (`args.eval_steps`), on every process; its numbers stand in the log.
-    validity
-        What −log of the probability of all that is allowed weighs in the loss (`PolicyRecipe.validity`).
+    beta_allowed
+        What the divergence in how probable all that is allowed is weighs in the loss (`PolicyRecipe.beta_allowed`).
     keep_checkpoints
         Checkpoints that are kept.
 
@@ -87,7 +87,7 @@ class GroupTrainer(GRPOTrainer):
         *,
         watch: Callable[[Rollouts], dict[str, float]] | None = None,
         measure: Callable[[], dict[str, float]] | None = None,
-        validity: float = 0.0,
+        beta_allowed: float = 0.0,
         keep_checkpoints: int = 2,
         callbacks: Sequence[Any] = (),
         optimizer: torch.optim.Optimizer | None = None,
@@ -95,7 +95,7 @@ class GroupTrainer(GRPOTrainer):
         from datasets import Dataset
 
         self.questions, self.rewards, self.watch, self.measure = questions, rewards, watch, measure
-        self.validity, self.keep_checkpoints = validity, keep_checkpoints
+        self.beta_allowed, self.keep_checkpoints = beta_allowed, keep_checkpoints
         self._log_allowed: torch.Tensor | None = None
         self.tokens = self.first_step = 0
         self.before: dict[str, float] = {"tokens": 0, "seconds": 0.0}
@@ -149,6 +149,10 @@ class GroupTrainer(GRPOTrainer):
             # TRL asks for recomputation of layers by the name that it had before transformers 5.23.
             warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._log_allowed is not None:
+            output["ref_log_allowed"] = (
+                self._log_allowed
+            )  # the reference was the last that was asked
         self.tokens += int(self.accelerator.reduce(output["completion_mask"].sum()).item())
         self._note("time/drawn", time.perf_counter() - started)
         return output
@@ -193,7 +197,7 @@ class GroupTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         if self._log_allowed is not None:
-            loss = loss - self._of_allowed(self._log_allowed, inputs["completion_mask"])
+            loss = loss + self._divergence_of_allowed(self._log_allowed, inputs)
             self._log_allowed = None
         if not torch.isfinite(loss):
             raise C2SError(
@@ -202,17 +206,24 @@ class GroupTrainer(GRPOTrainer):
             )
         return loss
 
-    def _of_allowed(self, logs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return what the probability of all that is allowed adds to what is maximised; a mean over a pass's tokens.
+    def _divergence_of_allowed(
+        self, log_allowed: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return what `beta_allowed` adds to the loss: a mean over the tokens of a pass.
 
         TRL divides its own terms by the passes of a step in the same way.
         """
-        n_tokens = mask.sum().clamp(min=1)
-        shares = torch.stack([(logs.detach().exp() * mask).sum(), mask.sum().float()])
-        total, count = self.accelerator.reduce(shares, reduction="sum")
-        self._note("allowed", (total / count.clamp(min=1)).item())
-        passes = self.current_gradient_accumulation_steps
-        return self.validity * (logs * mask).sum() / n_tokens / passes
+        mask = inputs["completion_mask"]
+        each = allowed_divergence(log_allowed, inputs["ref_log_allowed"])
+        # shape (3,): sums over the tokens of all processes
+        sums = torch.stack([
+            (log_allowed.detach().exp() * mask).sum(), (each.detach() * mask).sum(), mask.sum().float()
+        ])  # fmt: skip
+        shares, divergence, n_tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
+        self._note("allowed", shares / max(n_tokens, 1))
+        self._note("kl_allowed", divergence / max(n_tokens, 1))
+        mean = (each * mask).sum() / mask.sum().clamp(min=1)
+        return self.beta_allowed * mean / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
@@ -224,8 +235,7 @@ class GroupTrainer(GRPOTrainer):
         lengths = attention_mask[:, -logits_to_keep:].sum(1).tolist()
         answers = input_ids[:, -logits_to_keep:].cpu().numpy()
         found, entropies, allowed = [], [], []
-        # Only where it is learned from: the reference and the old policy are asked without entropies.
-        unconstrained = self.validity > 0 and compute_entropy
+        unconstrained = self.beta_allowed > 0
         for start in range(0, n_rows, size):
             rows = slice(start, start + size)
             written = [a[:n] for a, n in zip(answers[rows], lengths[rows], strict=True)]
