@@ -157,6 +157,7 @@ def cut_checkpoints(out):
     }
 
 
+@pytest.mark.slow
 class TestSeveralProcesses:
     @pytest.mark.parametrize(
         ("name", "config"),
@@ -274,6 +275,7 @@ class TestStreams:
             assert len(set(epoch)) == stream.n_items
 
 
+@pytest.mark.slow
 class TestStopped:
     def test_kill_9_at_any_moment(self, runs, start, whole):
         """The same losses and weights to the last bit, dropout among them; checkpoints that were cut are not used."""

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from c2s.training.loop import COMPLETE, complete_checkpoints
 
+pytestmark = pytest.mark.slow
+
 #: Runs by name: what differs from the first.
 RUNS = {
     "plain": {},
