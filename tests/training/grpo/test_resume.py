@@ -15,8 +15,11 @@ pytestmark = pytest.mark.slow
 #: Runs by name: what differs from the first.
 RUNS = {
     "plain": {},
-    "twice": {"policy": {"iterations": 2, "answers_per_pass": 2}, "rewards": ["energy_distance", "diversity"]},
-    "adapter": {"lora": {"rank": 4}, "policy": {"iterations": 2}},
+    "twice": {
+        "policy": {"iterations": 2, "answers_per_pass": 2, "beta_allowed": 0.5},
+        "rewards": ["energy_distance", "diversity"],
+    },
+    "adapter": {"lora": {"rank": 4}, "policy": {"iterations": 2, "beta_allowed": 0.5}},
     "split": {"optimisation": {"batch_size": 1}, "policy": {"group": 6}},
 }  # fmt: skip
 
