@@ -136,6 +136,9 @@ class TestRun:
         mark.write_text(json.dumps({**json.loads(mark.read_text()), "seconds": 1000.0}))
         facts = run_recipe(recipe(), folder, out, device="cpu", resume=True)
         assert 1000 < facts["seconds"] < 1300
+        card = json.loads((out / "model" / "c2s.json").read_text())
+        assert card["training"]["split"] == facts["split"]
+        assert list(facts["split"]) == ["cut"]
         assert logged(out) == logged(whole)
         assert logged(out, "eval_loss") == logged(whole, "eval_loss")
         assert torch.equal(weights(out), weights(whole))

@@ -16,7 +16,7 @@ from c2s.cells.vocabulary import GeneVocabulary
 from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.seeds import generator
 from c2s.corpus.shards import LAYOUT, TokenShard
-from c2s.corpus.splits import CORPUS_PARTS
+from c2s.corpus.splits import BY_CELL, CORPUS_PARTS
 from c2s.tokens.tokenizer import CellTokenizer, load_tokenizer
 
 
@@ -58,11 +58,17 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def split_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what decides which cells of a corpus are held out, whatever else is drawn from them."""
+def split_digests(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by study, a digest of what decides which of its cells are held out, whatever else is drawn from them."""
     recipe = manifest["recipe"]
-    decides = [manifest["splits"], recipe["split"], recipe["seed"]]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    drawn = [recipe["split"]["fractions"], recipe["seed"]]
+    found = {}
+    for study, parts in manifest["splits"].items():
+        # Only where cells are drawn one by one are they not named.
+        decides = [parts, drawn if BY_CELL in parts.values() else None]
+        text = json.dumps(decides, sort_keys=True)
+        found[study] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
 
 
 def corpus_tokenizer(folder: str | Path, manifest: Mapping[str, Any]) -> CellTokenizer:

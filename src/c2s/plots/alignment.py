@@ -23,16 +23,17 @@ _TITLES = {
     "diversity": "Diversity (real cells: 1)",
     "unique": "Share of unique answers",
     "valid": "Share of valid cells",
-    "allowed": "Probability of allowed tokens, free",
+    "allowed": "Allowed tokens without a constraint",
     "genes": "Genes a cell",
     "words": "Words a text",
     "nearest_overlap": "Genes shared with the nearest training cell",
-    "nearest_overlap_real": "Genes that real cells share with it",
+    "nearest_overlap_real": "Real cells: genes shared with it",
 }
 #: What is drawn into the panel of another measure.
 _BESIDE = {"nearest_overlap": "nearest_overlap_real"}
 _POLICY = {
     "kl": "KL from the model before (nats a token)",
+    "kl_allowed": "KL of what is allowed (nats a token)",
     "entropy": "Entropy of the choices (nats)",
     "completions/mean_length": "Tokens an answer",
     "frac_reward_zero_std": "Share of answers whose group has equal rewards",

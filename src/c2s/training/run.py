@@ -22,7 +22,7 @@ from c2s.common.errors import UsageError, warn
 from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress, say_beside
 from c2s.common.transformers_log import quiet_transformers
-from c2s.corpus.show import split_digest
+from c2s.corpus.show import split_digests
 from c2s.models.adapters import check_tokens, merged
 from c2s.models.attention import PromptAttention, PromptReach
 from c2s.models.directory import C2S_JSON, Model, library_versions, resolve_device
@@ -674,7 +674,7 @@ def _finish(
         },
         "metrics": {},
         "corpus": run.data.manifest["digest"],
-        "split": split_digest(run.data.manifest),
+        "split": split_digests(run.data.manifest),
         "seed": run.recipe.seed,
         "processes": trainer.args.world_size,
         "divided": trainer.is_fsdp_enabled,

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from c2s.cli.main import app
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 from c2s.models.directory import load_model
-from c2s.training.grpo.run import plan_alignment, run_alignment
+from c2s.training.grpo.questions import CorpusCells, read_cells
+from c2s.training.grpo.run import open_trainer, plan_alignment, run_alignment
 from c2s.training.grpo.signs import signs_of_hacking
 
 
@@ -136,30 +137,41 @@ def test_a_base_that_other_cells_were_held_out_from_is_noticed(recipe, model_fol
     from c2s.models.directory import C2S_JSON
 
     facts = run_alignment(recipe(optimisation={"steps": 1}, save_every=1), tmp_path, tmp_path / "run", device="cpu")  # fmt: skip
-    base = tmp_path / "base"
-    for split, is_told in ((facts["split"], False), ("0" * 64, True)):
+    base, (study,) = tmp_path / "base", facts["split"]
+    other = {"another study": "0" * 16}
+    for split, is_told in (
+        (facts["split"], False), (facts["split"] | other, False), (other, False), ({study: "0" * 16}, True)
+    ):  # fmt: skip
         copytree(model_folder, base, dirs_exist_ok=True)
         card = json.loads((base / C2S_JSON).read_text())
         (base / C2S_JSON).write_text(json.dumps({**card, "training": {"split": split}}))
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             plan_alignment(recipe(base={"model": str(base)}), tmp_path)
-        assert any("split otherwise" in str(w.message) for w in told) == is_told
+        assert any("another split of" in str(w.message) for w in told) == is_told
 
 
-def test_cells_too_few_for_a_space_stop_only_rewards_that_need_it(open_run, monkeypatch):
-    def too_few(*_, **__):
-        raise UsageError("pca:20: needs at least 21 cells, and there are 20")
+def test_cells_too_few_for_a_space_stop_only_rewards_that_need_it(
+    recipe, small_corpus, model_folder, tmp_path
+):
+    def opened(**changes):
+        model = load_model(model_folder, device="cpu")
+        whole = read_cells(small_corpus / "corpus", "train", model.vocabulary, 0)
+        few = CorpusCells(
+            whole.cells.take(np.arange(15)), {k: v[:15] for k, v in whole.fields.items()}
+        )
+        return open_trainer(recipe(**changes), model, few, few, tmp_path, device="cpu")
 
-    monkeypatch.setattr("c2s.training.rewards.opening.open_space", too_few)
-    with pytest.raises(UsageError, match="needs at least 21 cells"):
-        open_run()
+    with pytest.raises(InputError, match="pca:14 or fewer"):
+        opened()
     form = {"rewards": ["validity", "diversity"], "evaluation": {"cells": 20, "labels": 0}}
-    with pytest.warns(C2SWarning, match=r"at least 21 cells.*not compared with real ones"):
-        opened = open_run(**form)
-    found = opened.trainer.measure()
+    with pytest.warns(C2SWarning, match=r"pca:14 or fewer.*not compared with real ones"):
+        trainer = opened(**form)
+    found = trainer.measure()
     assert found["valid"] == 1
     assert "scfid" not in found
+    # Copies need no space to be seen.
+    assert 0 < found["nearest_overlap"] < found["nearest_overlap_real"] == 1
 
 
 def test_copied_training_cells_are_seen(open_run):
@@ -167,7 +179,6 @@ def test_copied_training_cells_are_seen(open_run):
     opened = open_run(evaluation={"cells": 40, "labels": 0})
     measure, questions = opened.trainer.measure, opened.trainer.questions
     own = measure()
-    assert 0 < own["allowed"] < 1
     tokenizer, real, asked = questions.model.tokenizer, questions.real, measure.questions
 
     def recite(numbers, copies, temperature):
@@ -246,6 +257,7 @@ class TestRefusals:
         ("changes", "line"),
         [
             ({"base": {"model": "./nowhere"}}, r"base.model: .*nowhere: no model directory there"),
+            ({"base": {"model": "adapter"}}, r"base.model: .*adapter holds an adapter; merge it with c2s model merge"),
             ({"base": {"model": "plain"}}, r"base.model = plain: is no model directory of ours"),
             ({"base": {"model": "prefix"}}, r"base.model: prompts of the model are not read causally"),
             ({"base": {"model": "labels"}}, r"policy.task = cond_cell: .*not trained on it; it knows: cell_type"),
@@ -271,6 +283,8 @@ class TestRefusals:
             (tmp_path / name / C2S_JSON).unlink()
             if other is not None:
                 (tmp_path / name / C2S_JSON).write_text(json.dumps({**card, **other}))
+        copytree(model_folder, tmp_path / "adapter")
+        (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
         copytree(model_folder, tmp_path / "short")
         shape = json.loads((model_folder / "config.json").read_text())
         shape["max_position_embeddings"] = 64

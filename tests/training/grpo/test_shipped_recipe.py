@@ -4,6 +4,7 @@ import pyarrow.dataset as ds
 
 from c2s.common.progress import no_progress
 from c2s.corpus.redrawn import RedrawnCorpus
+from c2s.corpus.show import read_manifest, split_digests
 from c2s.training.grpo.recipe import AlignmentRecipe
 from c2s.training.grpo.run import plan_alignment, prepare_alignment
 from c2s.training.recipe import DataRecipe, corpus_recipe
@@ -32,6 +33,7 @@ def test_the_shipped_recipe_holds_out_what_fine_tuning_held_out(
     drawn, place = corpus_recipe(DataRecipe.model_validate(content["data"]), small_corpus)
     before = RedrawnCorpus(drawn, place, tmp_path / "sft", workers=1).epoch(0, no_progress)
     run = prepare_alignment(recipe, small_corpus, tmp_path / "align")
+    assert split_digests(run.manifest) == split_digests(read_manifest(before))
     for split in ("train", "val", "test"):
         assert len(cells_of(before, split)) > 5
         assert cells_of(run.corpus, split) == cells_of(before, split)

@@ -33,7 +33,7 @@ def rising(paid="negative_mse"):
         ("diversity", 0.81, 0.79, "diversity fell from 1 to 0.79"),
         ("unique", 0.96, 0.94, "6.0% of cells equal another"),
         ("valid", 0.995, 0.98, "valid cells fell from 100.0% to 98.0%"),
-        ("allowed", 0.881, 0.87, "would write what is allowed 87.0% of the time, before 90.0%"),
+        ("allowed", 0.881, 0.87, "a probability of 87.0% a token, before 90.0%"),
         ("genes", 101.9, 102.1, "genes of a cell went from 100 to 102.1"),
         ("genes", 98.1, 97.9, "genes of a cell went from 100 to 97.9"),
         ("nearest_overlap", 0.64, 0.66, "66.0% of genes in common with the nearest training cell, before 55.0%"),

@@ -136,7 +136,9 @@ def test_what_cannot_be_measured_is_left_out(halves, space, groups, answers):
     assert set(watch(none, known, space)) == {"unique", "valid", "genes"}
     for given_real, given_space in ((None, None), (None, space), (known, None)):
         found = watch(groups["real"], given_real, given_space)
-        assert set(found) == {"unique", "valid", "genes"}
+        # Genes in common need no space.
+        beside = set() if given_real is None else {"nearest_overlap", "nearest_overlap_real"}
+        assert set(found) == {"unique", "valid", "genes"} | beside
     # A condition without real cells, in a step with others.
     one = np.where(groups["real"].condition == 1, 1, 99)
     fewer = watch(answers(groups["real"].cells, groups["real"].group, one), known, space)

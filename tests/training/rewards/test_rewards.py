@@ -460,8 +460,15 @@ def test_what_rewards_need_is_asked_for(words, real):
         opened("scfid", real, other)
     with pytest.raises(InputError, match="pca:6 or fewer"):
         opened("scfid", real, words)  # twenty components of seven cells
-    assert not read_reward("diversity").needs_real
-    assert read_reward("energy_distance").needs_real
+    tau = {"name": "kendall_tau", "genes": ["G1", "G2"]}
+    with pytest.raises(
+        UsageError, match=r"kendall_tau\): needs the model's line .*; give truth: rank"
+    ):
+        opened(tau, real, words, inverse=None)
+    opened({**tau, "truth": "rank"}, real, words, inverse=None)
+    in_space = {"diversity": False, "energy_distance": True, "validity": False}
+    assert {name: read_reward(name).in_space for name in in_space} == in_space
+    assert not read_reward({"name": "scfid", "encoder": "pca:3"}).in_space
     assert read_reward({"name": "bertscore", "folder": "b"}).reads == "texts"
 
 

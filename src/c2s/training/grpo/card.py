@@ -64,7 +64,10 @@ def _training(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     lines = [
         f"- {facts['steps']:,} steps of {settings['batch_size']:,} prompts with {policy['group']} answers each, at "
         f"temperature {policy['temperature']:g}, {'constrained' if policy['constrained'] else 'unconstrained'}",
-        f"- loss `{policy['loss']}`, ε {policy['epsilon']:g}, β {policy['beta']:g}, {policy['iterations']} iteration"
+        f"- loss `{policy['loss']}`, ε {policy['epsilon']:g}, β {policy['beta']:g}"
+        + (f", β of allowed tokens {policy['beta_allowed']:g}" if policy["beta_allowed"] else "")
+        + (f", entropy {policy['entropy']:g}" if policy["entropy"] else "")
+        + f", {policy['iterations']} iteration"
         f"{'s' if policy['iterations'] > 1 else ''}; {settings['optimizer']}, learning rate "
         f"{settings['learning_rate']:g}, {settings['schedule']}, {settings['precision']}",
         f"- seed {facts['seed']}, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}",

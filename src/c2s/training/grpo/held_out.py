@@ -7,12 +7,11 @@ import torch
 
 from c2s.common.errors import warn
 from c2s.common.seeds import generator
-from c2s.constraints.replay import choices_of
 from c2s.decoding.engine import TransformersEngine
 from c2s.decoding.prompts import label_answers, label_prompts
 from c2s.models.directory import Model
 from c2s.tasks.registry import TASKS
-from c2s.training.grpo.policy import Places
+from c2s.training.grpo.policy import log_probabilities_of
 from c2s.training.grpo.questions import CorpusCells, Questions
 from c2s.training.grpo.recipe import PolicyRecipe, WatchRecipe
 from c2s.training.rewards.base import RealCells
@@ -80,26 +79,19 @@ class HeldOut:
         """Return how probable all that was allowed is to the network itself, a mean over the tokens of answers."""
         network, pad = questions.model.network, questions.model.tokenizer.pad_id
         prompts = [questions.question(n).ids for n in self._numbers.tolist()]
-        total, size = 0.0, self.policy.answers_per_pass
-        for start in range(0, len(answers), size):
-            own = answers[start : start + size]
-            before = max(map(len, prompts[start : start + size]))
-            after = max(map(len, own))
-            ids = torch.full((len(own), before + after), pad)
-            there = torch.zeros_like(ids)
-            for row, answer in enumerate(own):
-                whole = np.concatenate([prompts[start + row], answer])
-                at = slice(before + len(answer) - len(whole), before + len(answer))
-                ids[row, at] = torch.from_numpy(whole).long()
-                there[row, at] = 1
-            ids, there = ids.to(network.device), there.to(network.device)
-            places = Places.of(choices_of(questions.constraint, own), after, network.device)
-            log_allowed = network(
-                input_ids=ids, attention_mask=there, position_ids=(there.cumsum(1) - 1).clamp(min=0),
-                places=places, unconstrained=True,
-            )[2]  # fmt: skip
-            total += log_allowed.exp()[places.which >= 0].sum().item()
-        return total / sum(map(len, answers))
+        before, after = max(map(len, prompts)), max(map(len, answers))
+        ids = torch.full((len(answers), before + after), pad)
+        there = torch.zeros_like(ids)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            at = slice(before - len(prompt), before + len(answer))
+            ids[row, at] = torch.from_numpy(np.concatenate([prompt, answer])).long()
+            there[row, at] = 1
+        log_allowed = log_probabilities_of(
+            network, ids.to(network.device), there.to(network.device), after, questions.constraint,
+            self.policy.answers_per_pass, unconstrained=True,
+        )[2]  # fmt: skip
+        assert log_allowed is not None
+        return float(log_allowed.cpu().exp()[there[:, before:].bool()].mean())
 
 
 class _Labels:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from c2s.constraints.replay import Choices
+from c2s.constraints.replay import Choices, choices_of
+from c2s.constraints.trie import Constraint
 from c2s.training.loss import trained_rows
 
 #: Scores that are held at a time; a processor's caches want fewer.
@@ -89,13 +90,69 @@ def add_policy_head(network: Any, temperature: float) -> None:
         chosen, entropy = constrained_log_probabilities(hidden, head, places, temperature, cap)
         if not unconstrained:
             return chosen, entropy, None
-        # p under the constraint is p without it, divided by that of all that is allowed.
+        # p under the constraint is p without it, divided by that of all that is allowed. In two passes over the head,
+        # since the allowed columns are few where the vocabulary is large.
         table: Any = trained_rows(head)[0]
         whole = places.without_constraint(len(table.weight))
         free = constrained_log_probabilities(hidden, head, whole, temperature, cap)[0]
         return chosen, entropy, free - chosen
 
     network.forward = MethodType(forward, network)
+
+
+def log_probabilities_of(
+    network: Any,
+    ids: torch.Tensor,
+    there: torch.Tensor,
+    longest: int,
+    constraint: Constraint,
+    size: int,
+    *,
+    unconstrained: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Walk through answers behind their prompts, some rows at a time.
+
+    Parameters
+    ----------
+    network
+        With the head of the policy (`add_policy_head`).
+    ids, there : int64, shape (n_rows, n_tokens)
+        Prompts, padded on the left, and answers, padded on the right; 1 where there is a token.
+    longest
+        Room for answers, at the end of each row.
+    constraint
+        What the answers were kept to.
+    size
+        Rows at a time.
+    unconstrained
+        Whether to say how probable what is allowed is without the constraint.
+
+    Returns
+    -------
+    tuple of float32, shape (n_rows, longest)
+        log p of each token among what was allowed; the entropy of that choice; and log of the probability that the
+        network itself gives to all that was allowed, or None. In nats, 0 behind the end of an answer.
+    """
+    lengths = there[:, -longest:].sum(1).tolist()
+    answers = ids[:, -longest:].cpu().numpy()
+    found = []
+    for start in range(0, len(ids), size):
+        rows = slice(start, start + size)
+        written = [a[:n] for a, n in zip(answers[rows], lengths[rows], strict=True)]
+        places = Places.of(choices_of(constraint, written), longest, ids.device)
+        positions = (there[rows].cumsum(1) - 1).clamp(min=0)
+        found.append(
+            network(
+                input_ids=ids[rows], attention_mask=there[rows], position_ids=positions, places=places,
+                unconstrained=unconstrained,
+            )
+        )  # fmt: skip
+    chosen, entropy, log_allowed = zip(*found, strict=True)
+    return (
+        torch.cat(chosen),
+        torch.cat(entropy),
+        torch.cat(log_allowed) if unconstrained else None,
+    )
 
 
 def constrained_log_probabilities(
@@ -155,8 +212,13 @@ def allowed_divergence(log_allowed: torch.Tensor, reference: torch.Tensor) -> to
 
     Parameters
     ----------
-    log_allowed, reference : same shape
+    log_allowed, reference : float32, same shape
         log p and log q of all that is allowed. Certainty counts as 1 − 1e-6.
+
+    Returns
+    -------
+    float32, of that shape
+        At least 0.
     """
     p, q = log_allowed.clamp(max=-1e-6), reference.clamp(max=-1e-6)
     rest, other = torch.log(-torch.expm1(p)), torch.log(-torch.expm1(q))

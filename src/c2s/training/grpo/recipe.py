@@ -83,7 +83,8 @@ class PolicyRecipe(Config):
         ge=0,
         description="What the divergence from that model weighs in how probable all that is allowed is without the "
         "constraint: the part of the divergence that beta, which looks at allowed tokens only, leaves out. With 0 "
-        "nothing holds what the model would write where nothing is forbidden.",
+        "nothing holds what the model would write where nothing is forbidden. Needs beta, and the output head over the "
+        "whole vocabulary.",
     )
     constrained: bool = Field(
         True,

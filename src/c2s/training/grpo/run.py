@@ -42,7 +42,7 @@ from c2s.common.files import atomic_file, json_able
 from c2s.common.progress import OnStage, no_progress
 from c2s.common.transformers_log import quiet_transformers
 from c2s.corpus.redrawn import RedrawnCorpus
-from c2s.corpus.show import read_manifest, split_digest
+from c2s.corpus.show import read_manifest, split_digests
 from c2s.models.adapters import merged
 from c2s.models.directory import (
     C2S_JSON,
@@ -160,6 +160,7 @@ def prepare_alignment(
         base = resolve_folder(str(base_folder(recipe.base, folder)))
     except InputError as error:
         raise InputError(f"base.model: {error}") from error
+    config = base_config(recipe.base, folder, 1)
     if not (Path(base) / C2S_JSON).is_file():
         raise UsageError(
             f"base.model = {recipe.base.model}: is no model directory of ours; alignment begins with a fine-tuned "
@@ -180,15 +181,16 @@ def prepare_alignment(
             f"{listing(card.tasks) or 'no task'}"
         )
     _check_rewards(recipe)
-    check_lora(recipe.base, recipe.lora, base_config(recipe.base, folder, 1))
+    check_lora(recipe.base, recipe.lora, config)
     run = PreparedAlignment(
         recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage, begun)
     )
-    known = card.training.get("split")
-    if known not in (None, split_digest(run.manifest)):
+    known, own = card.training.get("split", {}), split_digests(run.manifest)
+    others = [study for study in own if known.get(study, own[study]) != own[study]]
+    if others:
         warn(
-            "data: base.model was trained on cells that were split otherwise (other studies, shares or seed), so that "
-            "cells that are held out here may have been trained on there"
+            f"data: base.model was trained on another split of {listing(others)} (other shares or another seed), so "
+            "that cells that are held out here may have been trained on there"
         )
     return run
 
@@ -458,14 +460,14 @@ def _space(
 
     Raises
     ------
-    UsageError
+    InputError, UsageError
         It cannot be fitted on these cells, and a reward needs it.
     """
     from c2s.training.rewards.opening import open_space
 
     try:
         return open_space(None, real, inverse, seed=recipe.seed, device=device)
-    except UsageError as error:
+    except (InputError, UsageError) as error:
         if any(reward.in_space for reward in recipe.rewards):
             raise
         warn(f"{error}; generated cells are not compared with real ones")
@@ -584,7 +586,7 @@ def _finish(
         "after": after,
         "signs": signs_of_hacking(before, after, trainer.state.log_history, weights),
         "corpus": run.manifest["digest"],
-        "split": split_digest(run.manifest),
+        "split": split_digests(run.manifest),
         "seed": recipe.seed,
         "processes": trainer.args.world_size,
         "versions": library_versions(),

@@ -214,8 +214,8 @@ def _without_constraint(pairs: Mapping[str, tuple[float, float]]) -> Iterator[st
     was, now = pairs.get("allowed", (0.0, 0.0))
     if was - now > LOST_ALLOWED + 1e-9:
         yield (
-            f"without its constraint the model would write what is allowed {now:.1%} of the time, before {was:.1%}; a "
-            "weight on policy.beta_allowed holds that"
+            f"the model itself gives what is allowed a probability of {now:.1%} a token, before {was:.1%}: it comes to "
+            "need its constraint"
         )
 
 

@@ -24,9 +24,8 @@ from transformers import Trainer, TrainerControl, TrainerState
 from c2s.common.errors import C2SError, UsageError
 from c2s.common.files import atomic_file
 from c2s.common.seeds import generator
-from c2s.constraints.replay import choices_of
 from c2s.models.directory import Model
-from c2s.training.grpo.policy import Places, add_policy_head, allowed_divergence
+from c2s.training.grpo.policy import add_policy_head, allowed_divergence, log_probabilities_of
 from c2s.training.grpo.questions import Questions
 from c2s.training.loop import COMPLETE, load_weights, remove_older, save_weights
 from c2s.training.rewards.base import OpenedReward, Rollouts
@@ -196,7 +195,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor = super()._compute_loss(model, inputs)
-        if self._log_allowed is not None:
+        if self.beta_allowed and self._log_allowed is not None:
             loss = loss + self._divergence_of_allowed(self._log_allowed, inputs)
             self._log_allowed = None
         if not torch.isfinite(loss):
@@ -230,29 +229,13 @@ class GroupTrainer(GRPOTrainer):
         batch_size: int | None = None, compute_entropy: bool = False, **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # fmt: skip
         """Return log p of each token of the answers among what was allowed, and entropies; see `policy`."""
-        n_rows = len(input_ids)
-        size = batch_size or n_rows
-        lengths = attention_mask[:, -logits_to_keep:].sum(1).tolist()
-        answers = input_ids[:, -logits_to_keep:].cpu().numpy()
-        found, entropies, allowed = [], [], []
-        unconstrained = self.beta_allowed > 0
-        for start in range(0, n_rows, size):
-            rows = slice(start, start + size)
-            written = [a[:n] for a, n in zip(answers[rows], lengths[rows], strict=True)]
-            choices = choices_of(self.questions.constraint, written)
-            mask = attention_mask[rows]
-            with self.accelerator.autocast():
-                chosen, entropy, log_allowed = model(
-                    input_ids=input_ids[rows], attention_mask=mask,
-                    position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                    places=Places.of(choices, logits_to_keep, input_ids.device), unconstrained=unconstrained,
-                )  # fmt: skip
-            found.append(chosen)
-            entropies.append(entropy)
-            allowed.append(log_allowed)
-        if unconstrained:
-            self._log_allowed = torch.cat(allowed)
-        return torch.cat(found), torch.cat(entropies) if compute_entropy else None, None
+        with self.accelerator.autocast():
+            chosen, entropies, log_allowed = log_probabilities_of(
+                model, input_ids, attention_mask, logits_to_keep, self.questions.constraint,
+                batch_size or len(input_ids), unconstrained=self.beta_allowed > 0,
+            )  # fmt: skip
+        self._log_allowed = log_allowed
+        return chosen, entropies if compute_entropy else None, None
 
     # --- log and measurements -----------------------------------------------------------------
 
@@ -267,7 +250,8 @@ class GroupTrainer(GRPOTrainer):
         """Measure what `measure` measures (called by the Trainer)."""
         metrics: dict[str, float] = {}
         if self.measure is not None:
-            with _resting(self.model):
+            # In the precision that is learned in, as rollouts are.
+            with _resting(self.model), self.accelerator.autocast():
                 metrics = {f"{metric_key_prefix}_{k}": v for k, v in self.measure().items()}
         Trainer.log(self, dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(

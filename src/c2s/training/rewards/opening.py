@@ -182,6 +182,10 @@ class _Opening:
             return sentence_diversity
         real = self._real(where)
         if isinstance(recipe, KendallTau):
+            if recipe.truth == "expression" and self.inverse is None:
+                raise UsageError(
+                    f"{where}: needs the model's line from rank to expression, and there is none; give truth: rank"
+                )
             columns = programme_columns(recipe, self.vocabulary, where, self.folder)
             assert columns is not None  # the recipe refuses to be without a programme
             return _kendall_tau(columns, real, recipe.truth)

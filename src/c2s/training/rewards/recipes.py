@@ -27,11 +27,6 @@ class RewardRecipe(Config):
     )
 
     @property
-    def needs_real(self) -> bool:
-        """Whether real cells are needed."""
-        return False
-
-    @property
     def in_space(self) -> bool:
         """Whether cells are compared in the space of the run."""
         return False
@@ -76,14 +71,9 @@ class SpaceRecipe(RewardRecipe, ProgrammeRecipe):
     )
 
     @property
-    def needs_real(self) -> bool:
-        """Whether real cells are needed."""
-        return True
-
-    @property
     def in_space(self) -> bool:
         """Whether cells are compared in the space of the run."""
-        return self.needs_real and self.encoder is None
+        return self.encoder is None
 
 
 class KendallTau(RewardRecipe, ProgrammeRecipe):
@@ -101,11 +91,6 @@ class KendallTau(RewardRecipe, ProgrammeRecipe):
         if not self.is_given:
             raise ValueError("kendall_tau needs a programme: 'genes', or 'gene_sets' with 'sets'")
         return self
-
-    @property
-    def needs_real(self) -> bool:
-        """Whether real cells are needed."""
-        return True
 
 
 class NegativeMSE(SpaceRecipe):
@@ -158,9 +143,9 @@ class Diversity(SpaceRecipe):
         return self
 
     @property
-    def needs_real(self) -> bool:
-        """Whether real cells are needed."""
-        return self.distance == "encoder"
+    def in_space(self) -> bool:
+        """Whether cells are compared in the space of the run."""
+        return self.distance == "encoder" and super().in_space
 
 
 class BertScore(RewardRecipe):

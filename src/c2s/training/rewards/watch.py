@@ -21,7 +21,7 @@ def watch(
     space: CellSpace | None,
     seen: RealCells | None = None,
 ) -> dict[str, float]:
-    """Measure answers in ways that the reward did not,, for the report of a run.
+    """Measure answers in ways that the reward did not, for the report of a run.
 
     Parameters
     ----------
@@ -29,11 +29,11 @@ def watch(
         Answers of a step, or of several.
     real
         Real cells; None for tasks without cells, or where there are none.
-    seen
-        The cells that were trained on, where `real` are others; conditions are known by their names.
     space
         As `open_space` gives it; give the one that rewards use, so that cells are placed once. None where there is no
-        line from rank to expression: cells are not compared with real ones then.
+        line from rank to expression: only genes are compared with those of real cells then.
+    seen
+        The cells that were trained on, where `real` are others; conditions are known by their names.
 
     Returns
     -------
@@ -62,19 +62,34 @@ def watch(
         "valid": float(validity(rollouts).mean()) if len(cells) else np.nan,
         "genes": float(cells.lengths.mean()) if len(cells) else np.nan,
     }
-    if real is not None and space is not None:
-        found |= _beside_real(rollouts, cells, real, space, seen)
+    if real is not None:
+        found |= _overlaps(rollouts, cells, real, seen)
+        if space is not None:
+            found |= _beside_real(rollouts, real, space)
     return _finite(found)
 
 
-def _beside_real(
-    rollouts: Rollouts,
-    cells: RankedCells,
-    real: RealCells,
-    space: CellSpace,
-    seen: RealCells | None,
+def _overlaps(
+    rollouts: Rollouts, cells: RankedCells, real: RealCells, seen: RealCells | None
 ) -> dict[str, float]:
-    """Return what real cells are needed for."""
+    """Return how near answers, and real cells, are to cells that were trained on: means over conditions."""
+    ours, usual = [], []
+    for code in np.unique(rollouts.condition):
+        rows = np.flatnonzero((rollouts.condition == code) & (cells.lengths > 0))
+        trained = _trained_on(real, seen, int(code))
+        if len(rows) and len(trained):
+            ours.append(float(shared_genes(cells.take(rows), trained).max(axis=1).mean()))
+            usual.append(_overlap_of_real(real, seen, int(code)))
+    if not ours:
+        return {}
+    return {
+        "nearest_overlap": float(np.mean(ours)),
+        "nearest_overlap_real": float(np.nanmean(usual)) if np.isfinite(usual).any() else np.nan,
+    }
+
+
+def _beside_real(rollouts: Rollouts, real: RealCells, space: CellSpace) -> dict[str, float]:
+    """Return what the places of real cells are needed for."""
     points = space.places(rollouts)
     there = placed(points)
     rows_by_code: dict[str, list[float]] = {}
@@ -90,11 +105,6 @@ def _beside_real(
         places = space.real_places(real)[others]
         add("scfid", scfid(places, points[rows]))
         add("energy_distance", energy_distance(places, points[rows]))
-        trained = real.cells.take(others) if seen is None else _trained_on(seen, real, int(code))
-        if len(trained):
-            shared = shared_genes(cells.take(rows), trained)
-            add("nearest_overlap", float(shared.max(axis=1).mean()))
-            add("nearest_overlap_real", _overlap_of_real(real, space, int(code), seen))
     for rows, code in rollouts.groups():
         judged = rows[there[rows]]
         usual = _spread_of_real(real, space, code)
@@ -106,10 +116,14 @@ def _beside_real(
 def _real_rows(real: RealCells, space: CellSpace, code: int) -> np.ndarray:
     """Return the real cells of a condition that are looked at."""
     rows = real.rows(code)
-    rows = rows[placed(space.real_places(real)[rows])]
-    if len(rows) > MOST_REAL:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_REAL).astype(np.int64)]
-    return rows
+    return _thinned(rows[placed(space.real_places(real)[rows])])
+
+
+def _thinned(rows: np.ndarray) -> np.ndarray:
+    """Return `MOST_REAL` evenly spaced ones of more."""
+    if len(rows) <= MOST_REAL:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST_REAL).astype(np.int64)]
 
 
 def _spread_of_real(real: RealCells, space: CellSpace, code: int) -> float:
@@ -122,25 +136,26 @@ def _spread_of_real(real: RealCells, space: CellSpace, code: int) -> float:
     return real.once(("spread", space, code), compute)
 
 
-def _trained_on(seen: RealCells, real: RealCells, code: int) -> RankedCells:
-    """Return the cells of a condition of `real` among those that were trained on; conditions are known by name."""
+def _trained_on(real: RealCells, seen: RealCells | None, code: int) -> RankedCells:
+    """Return the cells of a condition of `real` that were trained on; those of `seen` are known by its name."""
+    if seen is None:
+        return real.cells.take(_thinned(real.rows(code)))
     name = real.conditions[code]
     there = seen.conditions.index(name) if name in seen.conditions else -1
     return seen.cells.take(seen.rows(there))
 
 
-def _overlap_of_real(real: RealCells, space: CellSpace, code: int, seen: RealCells | None) -> float:
+def _overlap_of_real(real: RealCells, seen: RealCells | None, code: int) -> float:
     """Return the mean over real cells of the share of genes in common with the nearest one trained on, or other one."""
 
     def compute() -> float:
-        cells = real.cells.take(_real_rows(real, space, code))
-        if seen is not None:
-            return float(shared_genes(cells, _trained_on(seen, real, code)).max(axis=1).mean())
-        shared = shared_genes(cells, cells)
-        np.fill_diagonal(shared, 0)
+        cells, trained = real.cells.take(_thinned(real.rows(code))), _trained_on(real, seen, code)
+        shared = shared_genes(cells, trained)
+        if seen is None:
+            np.fill_diagonal(shared, np.nan if len(cells) == 1 else 0)
         return float(shared.max(axis=1).mean())
 
-    return real.once(("overlap", space, code, seen), compute)
+    return real.once(("overlap", code, seen), compute)
 
 
 def _unique(rollouts: Rollouts, answers: list[str] | list[bytes]) -> float:
