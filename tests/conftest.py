@@ -192,7 +192,11 @@ def model_folder(tmp_path_factory, cut, gene_tokenizer, make_model, make_stream)
     from c2s.training.sft import Optimisation, train
 
     line = fit_inverse(cut).to_dict()
-    card = {"inverse": {"pancreas": line}, "generation": {"temperature": 0.9}}
+    card = {
+        "inverse": {"pancreas": line},
+        "generation": {"temperature": 0.9},
+        "training": {"split": {}},
+    }
     model = make_model(gene_tokenizer, card=card, hidden=48, spread=0.02)
     optimisation = Optimisation(steps=150, batch_size=16, learning_rate=5e-3)
     train(model, make_stream(150 * 16), optimisation, device="cpu")

@@ -113,10 +113,18 @@ def _train(
 ) -> None:  # fmt: skip
     """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
+    from c2s.common.errors import UsageError, nearest
     from c2s.training.processes import is_first
     from c2s.training.recipe import TrainingRecipe
     from c2s.training.run import check_out, run_recipe
 
+    known = ("pretrain", "sft", "grpo")
+    if content["stage"] not in known:
+        close = nearest(str(content["stage"]), known, 1)
+        raise UsageError(
+            f"{path}: stage = {content['stage']!r}: expected pretrain, sft or grpo"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+        )
     if content["stage"] == "grpo":
         _align(path, content, out, dry_run, resume, seed, device, as_json)
         return

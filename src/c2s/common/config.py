@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -76,9 +77,23 @@ class Config(BaseModel):
 #: What pydantic says about kinds of values, in the words of YAML.
 _PLAINER = {
     "tuple_type": "A list of values is expected, such as [1, 2]",
+    "list_type": "A list of values is expected, such as '- value'",
+    "too_short": "At least one is expected",
     "dict_type": "Names with values are expected, such as 'name: value', or 'name: {}'",
     "model_type": "Names with values are expected, such as 'name: value', or '{}'",
 }
+
+
+def _fields_at(model: type[Config], place: Sequence[int | str]) -> list[str]:
+    """Return the fields of a nested table; none where it is not one of ours."""
+    for name in place:
+        field = model.model_fields.get(str(name))
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        nested = [k for k in kinds if isinstance(k, type) and issubclass(k, Config)]
+        if len(nested) != 1:
+            return []
+        model = nested[0]
+    return model.field_names()
 
 
 #: Kind of an error whose message is a line that `explain` made for a part of the recipe.
@@ -90,8 +105,7 @@ def explain(error: ValidationError, model: type[Config]) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        # The fields of a nested table are not those of `model`.
-        known = model.field_names() if len(first["loc"]) == 1 else []
+        known = _fields_at(model, first["loc"][:-1])
         close = nearest(str(first["loc"][-1]), known)
         return f"unknown field {field!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     if first["type"] == "missing":

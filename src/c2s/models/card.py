@@ -175,9 +175,11 @@ def card_of(
     if name is not None:
         return _released_card(name, prompts)
     if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: no model: {C2S_JSON} is missing; use a folder written by Model.save"
+        within = (folder / "model" / C2S_JSON).is_file()  # the folder of a run
+        advice = (
+            f"did you mean {folder / 'model'}?" if within else "use a folder written by Model.save"
         )
+        raise InputError(f"{folder}: no model: {C2S_JSON} is missing; {advice}")
     raise InputError(
         f"{folder}: a Hugging Face model without a gene vocabulary: {C2S_JSON} is missing; use a folder written by "
         f"Model.save, name the family of a released checkpoint with profile=… ({listing(list(profiles()), 20)}), "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from c2s.plots.alignment import measure_title
 from c2s.report.wording import DASH, count, duration, names, number, percent, text, told_apart
+from c2s.training.grpo.card import run_name
 from c2s.training.grpo.signs import Log, measures_of, series, shares_of_time, signs_of_hacking
 
 #: Measures that stand in a panel or a row of their own, in this order; accuracies follow.
@@ -82,7 +82,7 @@ def _lead(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     policy, settings = recipe["policy"], recipe["optimisation"]
     paid = [str(n).replace("_", " ") for n, weight in facts["rewards"].items() if weight]
     return (
-        f"{_name(facts['base'])} was trained for {count(facts['steps'])} steps of {count(settings['batch_size'])} "
+        f"{run_name(facts['base'])} was trained for {count(facts['steps'])} steps of {count(settings['batch_size'])} "
         f"prompts with {count(policy['group'])} answers each, in {duration(facts['seconds'])}. "
         f"Rewarded: {names(paid) if paid else 'nothing'}. "
         "A reward is not what is wanted, only what can be computed: what was not rewarded stands beside it."
@@ -158,9 +158,9 @@ def _run(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str,
     data = recipe["data"]
     named = [v for v in (data["corpus"], data["recipe"]) if isinstance(v, str)]
     return [
-        ("Model before", _name(facts["base"])),
+        ("Model before", run_name(facts["base"])),
         ("Weights", f"{count(facts['parameters'])}, {count(facts['trained_parameters'])} trained"),
-        ("Corpus", ", ".join([*map(_name, named), str(facts["corpus"])[:12]])),
+        ("Corpus", ", ".join([*map(run_name, named), str(facts["corpus"])[:12]])),
         ("Device", f"{facts['device']}, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}"),
         ("Time", f"{duration(facts['seconds'])}, {count(facts['tokens_per_second'])} tokens a second"),
         ("Seed", text(facts["seed"])),
@@ -182,14 +182,7 @@ def _plain(value: Any) -> str:
     """Return a field of a recipe as text, without where its files lie, which is nobody's business."""
     if isinstance(value, str):
         kind, colon, path = value.partition(":")
-        return f"{kind}:{_name(path)}" if colon and path else _name(value)
+        return f"{kind}:{run_name(path)}" if colon and path else run_name(value)
     if isinstance(value, Sequence):
         return ", ".join(_plain(item) for item in value)
     return text(value)
-
-
-def _name(path: Any) -> str:
-    """Return the last part of a path or of a hub id's; anything else as it is."""
-    shown = PurePath(str(path))
-    # A run's model lies in a folder of that name, which says nothing.
-    return shown.parent.name if shown.name == "model" and shown.parent.name else shown.name

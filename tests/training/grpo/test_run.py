@@ -215,6 +215,10 @@ class TestDryRun:
         assert facts["answers_a_step"] == facts["answers_a_pass"] == 8
         assert facts["steps"] == 4
         assert facts["rewards"] == {"energy_distance": 1.0}
+        assert facts["trained_parameters"] == facts["parameters"]
+        adapted = plan_alignment(recipe(lora={"rank": 4}), tmp_path)
+        assert adapted["parameters"] == facts["parameters"]
+        assert 0 < adapted["trained_parameters"] < facts["parameters"] / 5
 
     def test_an_epoch_asks_for_everything_once(self, recipe, tmp_path):
         epochs = {"steps": None, "epochs": 2, "batch_size": 2}
@@ -238,12 +242,15 @@ class TestRefusals:
             ({"policy": {"task": "tissue"}}, r"policy.task.*'tissue' is no task that can be rewarded"),
             ({"policy": {"preset": "donk"}}, r"policy: .*'donk'.*did you mean 'dong'"),
             ({"policy": {"loss": "gpro"}}, r"policy.loss"),
+            ({"policy": {"betta": 1}}, r"unknown field 'policy.betta'; did you mean 'beta'"),
+            ({"lora": {"rnak": 1}}, r"unknown field 'lora.rnak'; did you mean 'rank'"),
+            ({"rewards": "energy_distance"}, r"rewards = 'energy_distance': a list of values is expected"),
             ({"policy": {"group": 1}}, r"policy.group"),
             ({"policy": {"beta_allowed": 1, "constrained": False}}, r"policy: beta_allowed = 1 does nothing without a constraint"),
             ({"policy": {"beta_allowed": 1, "beta": 0}}, r"policy: beta_allowed = 1 needs the reference"),
             ({"policy": {"iterations": 3}}, r"save_every = 2 must be a multiple of policy.iterations = 3"),
             ({"rewards": ["energy_distanse"]}, r"rewards.*'energy_distanse'.*did you mean 'energy_distance'"),
-            ({"rewards": []}, r"rewards"),
+            ({"rewards": []}, r"rewards = \[\]: at least one is expected"),
             ({"base": {"context": 256}}, r"base.context = 256 does nothing in alignment"),
             ({"optimisation": {"tokens_per_pass": 64}}, r"optimisation.tokens_per_pass = 64 does nothing"),
         ],

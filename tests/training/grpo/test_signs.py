@@ -77,16 +77,43 @@ def test_equal_labels_are_no_sign():
 
 
 @pytest.mark.parametrize("paid", ["scfid", "scfid_2"])
-def test_a_distance_that_was_rewarded_is_not_held_against_the_reward(paid):
+def test_a_distance_that_was_rewarded_and_got_worse_is_told_in_other_words(paid):
     worse = {**BEFORE, "scfid": 6.0}
-    assert signs_of_hacking(BEFORE, worse, rising(paid)) == []
+    (sign,) = signs_of_hacking(BEFORE, worse, rising(paid))
+    assert sign.startswith("scFID, which was rewarded, rose from 3 to 6 on held-out cells")
+    assert signs_of_hacking(BEFORE, {**BEFORE, "scfid": 3.29}, rising(paid)) == []
     assert len(signs_of_hacking(BEFORE, worse, rising("energy_distance"))) == 1
 
 
 def test_a_reward_of_weight_0_is_only_measured():
     worse, log = {**BEFORE, "scfid": 6.0}, rising("scfid")
-    assert signs_of_hacking(BEFORE, worse, log, {"scfid": 1.0, "validity": 0.0}) == []
-    assert len(signs_of_hacking(BEFORE, worse, log, {"scfid": 0.0, "validity": 1.0})) == 1
+    (sign,) = signs_of_hacking(BEFORE, worse, log, {"scfid": 1.0, "validity": 0.0})
+    assert "which was rewarded" in sign
+    (sign,) = signs_of_hacking(BEFORE, worse, log, {"scfid": 0.0, "validity": 1.0})
+    assert "which was not rewarded" in sign
+
+
+def test_a_reward_that_only_scatters_has_not_risen():
+    """Steps ask other prompts; of two steps alone, one is higher."""
+    worse = {**BEFORE, "scfid": 6.0}
+    noisy = [
+        {"step": i + 1, "reward": value}
+        for i, value in enumerate([-3, -1, -2, -3, -1, -2.5, -1, -3, -1.5])
+    ]
+    assert noisy[0]["reward"] < noisy[-1]["reward"]
+    assert signs_of_hacking(BEFORE, worse, noisy, {"negative_mse": 1.0}) == []
+
+
+def test_of_a_policy_that_has_not_moved_only_that_is_said():
+    """What differs is another draw of cells."""
+    worse = {**BEFORE, "scfid": 6.0, "diversity": 0.5}
+    still = [{**record, "kl": 5e-5} for record in rising()]
+    (sign,) = signs_of_hacking(BEFORE, worse, still)
+    assert sign.startswith(
+        "KL from the model before is 5e-05 nats a token: the policy has hardly moved"
+    )
+    moved = [{**record, "kl": 5e-4} for record in rising()]
+    assert len(signs_of_hacking(BEFORE, worse, moved)) == 2
 
 
 def test_a_distance_that_rose_with_a_falling_reward_is_no_gaming():

@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.ranked import RankedCells
 from c2s.common.config import Config
-from c2s.common.errors import InputError, UsageError
+from c2s.common.errors import C2SWarning, InputError, UsageError
 from c2s.metrics import bertscore, energy_distance, kendall_tau_b, scfid
 from c2s.training.rewards import (
     REWARDS,
@@ -121,7 +121,8 @@ def test_sets_of_a_file_are_united(tmp_path, words, real, answers):
     )
     recipe = {"name": "kendall_tau", "gene_sets": "sets.gmt"}
     rollouts = answers([[7, 2, 1], [1, 2, 7]], vocabulary=words, truth=np.array([0, 1]))
-    united = opened({**recipe, "sets": ["ONE", "TWO"]}, real, words, folder=tmp_path)(rollouts)
+    with pytest.warns(C2SWarning, match="1 of 4 genes are not in .* left out: ABSENT"):
+        united = opened({**recipe, "sets": ["ONE", "TWO"]}, real, words, folder=tmp_path)(rollouts)
     by_name = opened({"name": "kendall_tau", "genes": ["G1", "G2", "G7"]}, real, words)(rollouts)
     np.testing.assert_array_equal(united, by_name)
     with pytest.raises(
@@ -328,7 +329,7 @@ def test_permuted_answers_have_permuted_rewards(answers, words, real, first, sec
     other = answers(
         [rows[i] for i in order], group, vocabulary=words, truth=np.zeros(11, int), **moved
     )
-    for name in sorted(set(REWARDS) - {"bertscore", "negative_mse"}):  # pairs are drawn by place
+    for name in sorted(set(REWARDS) - {"bertscore", "function", "negative_mse"}):  # pairs: by place
         genes = {"genes": ["G0", "G1", "G5"]} if name == "kendall_tau" else {}
         reward = opened({"name": name, **genes}, real, words, encoder=Plain())
         np.testing.assert_allclose(reward(other), reward(rollouts)[order], rtol=1e-6, atol=1e-6)
@@ -399,7 +400,7 @@ def test_bertscore_is_that_of_the_metric(answers, tmp_path, words):
 def test_rewards_of_cells_say_nothing_of_texts(answers, words, real):
     rollouts = answers(None, texts=["one", "two", "three"])
     for name in REWARDS:
-        if name not in ("bertscore", "kendall_tau"):
+        if name not in ("bertscore", "function", "kendall_tau"):
             assert np.isnan(opened(name, real, words, encoder=Plain())(rollouts)).all()
     tau = opened({"name": "kendall_tau", "genes": ["G1", "G2"]}, real, words)
     assert np.isnan(tau(rollouts)).all()
@@ -470,6 +471,49 @@ def test_what_rewards_need_is_asked_for(words, real):
     assert {name: read_reward(name).in_space for name in in_space} == in_space
     assert not read_reward({"name": "scfid", "encoder": "pca:3"}).in_space
     assert read_reward({"name": "bertscore", "folder": "b"}).reads == "texts"
+
+
+def test_a_function_of_ones_own(answers, words, real, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "def first(rollouts):\n"
+        "    return np.array([rollouts.cells.to_columns(i)[0] for i in range(len(rollouts))])\n"
+        "def short(rollouts):\n"
+        "    return np.zeros(2)\n"
+        "number = 3\n"
+    )
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+
+    def own(function="first", file="own.py"):
+        recipe = read_reward({"name": "function", "file": file, "function": function})
+        return open_rewards([recipe], real, None, words, folder=tmp_path)[0].function
+
+    rollouts = answers(real.cells.take([0, 3, 5]))
+    expected = [real.cells.to_columns(row)[0] for row in (0, 3, 5)]
+    assert own()(rollouts).tolist() == expected
+    with pytest.raises(
+        InputError, match=r"rewards.0 \(function\): short gave an array of shape \(2,\), .*\(3,\)"
+    ):
+        own("short")(rollouts)
+    with pytest.raises(
+        InputError, match=r"own.py has no function 'number'; there are: first, short"
+    ):
+        own("number")
+    with pytest.raises(
+        InputError, match=r"rewards.0 \(function\).file: .*nowhere.py: cannot be read"
+    ):
+        own(file="nowhere.py")
+    with pytest.raises(
+        InputError, match=r"broken.py: cannot be run \(ZeroDivisionError: division by zero\)"
+    ):
+        own(file="broken.py")
+
+
+def test_genes_of_a_programme_that_the_model_lacks_are_named(answers, words, real):
+    with pytest.warns(
+        C2SWarning, match=r"kendall_tau\): 1 of 3 genes are not in .* left out: FOO1"
+    ):
+        opened({"name": "kendall_tau", "genes": ["G1", "FOO1", "G2"]}, real, words)
 
 
 def test_rewards_are_added_by_weight(answers, words, real):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -30,7 +30,9 @@ def alignment_card(
     }
     if licence is not None:
         head["license"] = licence
-    base = Path(str(facts["base"])).name  # of a folder, where it lies is nobody's business
+    base = run_name(facts["base"])
+    # Of the corpus only the cells are looked at.
+    notes = [n for n in manifest.get("notes", []) if not n.startswith("there is no sample")]
     parts = [
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
         "# A language model of cells, aligned",
@@ -44,7 +46,7 @@ def alignment_card(
         "## Data",
         sources_of(manifest),
         "## Rewards",
-        "\n".join(f"- `{name}`, weight {weight:g}" for name, weight in facts["rewards"].items()),
+        _rewards(facts, recipe),
         "## Training",
         _training(facts, recipe),
         "## Measured on validation cells, before and after",
@@ -53,10 +55,44 @@ def alignment_card(
         f"The base is under `{licence}`." if licence else
         "That of the base is not known here; that of the data neither.",
         "## Limits",
-        limits_of(manifest)
+        limits_of({**manifest, "notes": notes})
         + "\n- A reward is not what is wanted, only what can be computed: look at the measures that were not rewarded.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _rewards(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """Return a line a reward, with the fields that were given."""
+    lines = []
+    for (name, weight), reward in zip(facts["rewards"].items(), recipe["rewards"], strict=True):
+        given = {
+            k: v
+            for k, v in reward.items()
+            if k not in ("name", "weight") and v not in (None, [], "")
+        }
+        shown = "".join(f"; {field}: {_plain(value)}" for field, value in given.items())
+        lines.append(f"- `{name}`, weight {weight:g}{shown}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """Return a field of a reward as text, without where its files lie, which is nobody's business."""
+    if isinstance(value, str):
+        return run_name(value)
+    return ", ".join(map(str, value)) if isinstance(value, Sequence) else str(value)
+
+
+def run_name(path: Any) -> str:
+    """Return the last part of a path or of a hub id's, of a run's model that of the run; anything else as it is.
+
+    Examples
+    --------
+    >>> run_name("runs/generation/model"), run_name("org/name"), run_name(3)
+    ('generation', 'name', '3')
+    """
+    shown = PurePath(str(path))
+    # A run's model lies in a folder of that name, which says nothing.
+    return shown.parent.name if shown.name == "model" and shown.parent.name else shown.name
 
 
 def _training(facts: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:

@@ -159,7 +159,9 @@ def prepare_alignment(
     try:
         base = resolve_folder(str(base_folder(recipe.base, folder)))
     except InputError as error:
-        raise InputError(f"base.model: {error}") from error
+        raise InputError(
+            f"base.model: {error}; alignment begins with a fine-tuned model, such as c2s train cell-generation makes"
+        ) from error
     config = base_config(recipe.base, folder, 1)
     if not (Path(base) / C2S_JSON).is_file():
         raise UsageError(
@@ -185,9 +187,14 @@ def prepare_alignment(
     run = PreparedAlignment(
         recipe, folder, str(base), _corpus(recipe.data, folder, work, on_stage, begun)
     )
-    known, own = card.training.get("split", {}), split_digests(run.manifest)
-    others = [study for study in own if known.get(study, own[study]) != own[study]]
-    if others:
+    known, own = card.training.get("split"), split_digests(run.manifest)
+    others = [study for study in own if (known or own).get(study, own[study]) != own[study]]
+    if known is None:
+        warn(
+            "data: base.model does not say which cells it was trained on (c2s train notes it, c2s demo does not), so "
+            "that cells that are held out here may have been trained on there"
+        )
+    elif others:
         warn(
             f"data: base.model was trained on another split of {listing(others)} (other shares or another seed), so "
             "that cells that are held out here may have been trained on there"
@@ -212,7 +219,7 @@ def _check_rewards(recipe: AlignmentRecipe) -> None:
                 f"policy.group = {recipe.policy.group}: rewards.{i} ({reward.name}) shares out what is measured of a "
                 f"group, which needs at least {FEWEST_CELLS} answers"
             )
-        if (reward.reads == "texts") == generates:
+        if reward.reads not in ("answers", "cells" if generates else "texts"):
             raise UsageError(
                 f"rewards.{i} ({reward.name}): it reads {'cells' if not generates else 'texts'}, and policy.task = "
                 f"{recipe.policy.task} answers with {'a cell' if generates else 'a label'}"
@@ -241,7 +248,7 @@ def plan_alignment(
     -------
     dict
         `cells` and `conditions` that are asked about, `steps`, `answers_a_step`, `answers_a_pass`, `tokens_an_answer`
-        at most, `parameters`, `rewards`.
+        at most, `beta`, `learning_rate`, `parameters`, `trained_parameters`, `rewards`.
 
     Raises
     ------
@@ -254,8 +261,12 @@ def plan_alignment(
     with tempfile.TemporaryDirectory(prefix="c2s-align-") as work:
         run = prepare_alignment(recipe, folder, Path(work), on_stage)
         model = load_model(run.base, device="cpu")
+        n_parameters = model.n_parameters
+        if recipe.lora is not None:
+            model = with_adapter(model, recipe.lora, [], recipe.seed)
         train = read_cells(run.corpus, "train", model.vocabulary, recipe.seed)
         questions, rewards, _ = _asked(recipe, model, train, folder, "cpu")
+    network = model.adapted or model.network
     return {
         "stage": recipe.stage,
         "base": recipe.base.model,
@@ -266,7 +277,10 @@ def plan_alignment(
         "answers_a_step": recipe.optimisation.batch_size * recipe.policy.group,
         "answers_a_pass": answers_per_pass(recipe),
         "tokens_an_answer": questions.constraint.max_tokens,
-        "parameters": model.n_parameters,
+        "beta": recipe.policy.beta,
+        "learning_rate": recipe.optimisation.learning_rate,
+        "parameters": n_parameters,
+        "trained_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "rewards": {reward.name: reward.weight for reward in rewards},
     }
 
@@ -491,8 +505,8 @@ def _check_real(recipe: AlignmentRecipe, real: RealCells) -> None:
             f"rewards ({named[0]}): no condition of {recipe.policy.task} has two training cells to compare a group with"
         )
     warn(
-        f"{named[0]} says nothing of {counted(len(few), 'condition')} with fewer than two training cells: "
-        f"{listing(few)}"
+        f"{counted(len(few), 'condition')} with fewer than two training cells, to which {named[0]} gives nothing to "
+        f"learn from: {listing(few)}"
     )
 
 

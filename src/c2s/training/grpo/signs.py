@@ -7,6 +7,7 @@ look, and no proof: measures of a run are one draw of cells each, without interv
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ WORSE_DISTANCE = 0.1
 LOST_ACCURACY = 0.02
 #: Genes in common with the nearest training cell, beyond what validation cells have: of 100 genes, 5.
 COPIED_OVERLAP = 0.05
+#: KL below which a policy is what it was: a cell of 100 genes then is as probable as before, up to a hundredth.
+NO_KL = 1e-4
 #: Part of a run that its beginning and its end are the means of: single steps have few answers.
 _PART = 10
 
@@ -68,7 +71,8 @@ def signs_of_hacking(
         cells, invalid cells, another number of genes, less that is allowed where nothing constrains the model, KL above
         0.1 nats a token, entropy that fell by more than half, distances that were not rewarded and got worse by more
         than a tenth while the reward rose, label tasks that lost more than 0.02 of accuracy, and cells that are nearer
-        to a training cell than real ones are.
+        to a training cell than real ones are; and a rewarded distance that got worse by more than a tenth. Of a policy
+        that has hardly moved only that is said.
 
     Examples
     --------
@@ -81,6 +85,13 @@ def signs_of_hacking(
         if was is not None and now is not None:
             known[name] = was, now
     paid = measures_of(dict.fromkeys(rewarded(log), 1.0) if rewards is None else rewards)
+    moved = _ends(log, "kl")[1]
+    if moved is not None and moved < NO_KL:
+        # What differs then is the draw of cells.
+        return [
+            f"KL from the model before is {moved:.1g} nats a token: the policy has hardly moved; take more steps, or a "
+            "higher optimisation.learning_rate"
+        ]
     return [
         *_of_cells(known),
         *_of_distances(known, log, paid),
@@ -187,13 +198,16 @@ def _of_distances(
 ) -> Iterator[str]:
     """Yield distances that were not rewarded and got worse while the reward rose."""
     first, last = _ends(log, "reward")
-    if first is None or last is None or last <= first:
-        return
     for name, title in _DISTANCES.items():
-        if name in pairs and name not in paid:
-            was, now = pairs[name]
-            # An unbiased distance may lie below 0.
-            if now - was > WORSE_DISTANCE * abs(was):
+        was, now = pairs.get(name, (0.0, 0.0))
+        # An unbiased distance may lie below 0.
+        if now - was > WORSE_DISTANCE * abs(was):
+            if name in paid:
+                yield (
+                    f"{title}, which was rewarded, rose from {was:.3g} to {now:.3g} on held-out cells: what was "
+                    "learned is of no use to them, or the steps were too long"
+                )
+            elif first is not None and last is not None and _rose(log, "reward"):
                 yield (
                     f"{title}, which was not rewarded, rose from {was:.3g} to {now:.3g} while the reward rose from "
                     f"{first:.3g} to {last:.3g}"
@@ -236,6 +250,21 @@ def _ends(log: Log, name: str) -> tuple[float | None, float | None]:
         return None, None
     n = max(1, len(values) // _PART)
     return sum(values[:n]) / n, sum(values[-n:]) / n
+
+
+def _rose(log: Log, name: str) -> bool:
+    """Return whether a number rose: by more than twice the standard error, from the first third of steps to the last.
+
+    Steps ask other prompts, whose rewards differ.
+    """
+    values = series(log, name)[1]
+    n = max(1, len(values) // 3)
+    first, last = values[:n], values[-n:]
+    rise = sum(last) / n - sum(first) / n
+    if n == 1:
+        return rise > 0
+    spread = statistics.variance(first) + statistics.variance(last)
+    return rise > 2 * math.sqrt(spread / n)
 
 
 def _number(value: Any) -> float | None:

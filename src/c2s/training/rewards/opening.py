@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from c2s.cells.inverse import RankExpressionModel
 from c2s.cells.vocabulary import GeneVocabulary
-from c2s.common.errors import UsageError
+from c2s.common.errors import InputError, UsageError, listing
 from c2s.common.seeds import generator
 from c2s.encoders.base import CellEncoder
 from c2s.encoders.opening import ENCODERS, open_encoder
@@ -23,6 +24,7 @@ from c2s.training.rewards.recipes import (
     BertScore,
     Diversity,
     EnergyDistance,
+    Function,
     GroupRecipe,
     KendallTau,
     NegativeMSE,
@@ -176,6 +178,8 @@ class _Opening:
         """Return the function of one reward; `where` names it in errors."""
         if isinstance(recipe, BertScore):
             return _bertscore(recipe, self.device, self.folder)
+        if isinstance(recipe, Function):
+            return _function(recipe, where, self.folder)
         if recipe.name in _FORMS:
             return _FORMS[recipe.name]
         if isinstance(recipe, Diversity) and recipe.distance == "sentences":
@@ -212,14 +216,14 @@ class _Opening:
                 raise UsageError(
                     f"{where}: needs the line from rank to expression, and there is none"
                 )
-            self.spaces[named] = open_space(
-                self.encoder if named is None else named,
-                real,
-                self.inverse,
-                seed=self.seed,
-                device=self.device,
-                folder=self.folder,
-            )
+            try:
+                self.spaces[named] = open_space(
+                    self.encoder if named is None else named, real, self.inverse, seed=self.seed,
+                    device=self.device, folder=self.folder,
+                )  # fmt: skip
+            except (InputError, UsageError) as error:
+                place = where if named is None else f"{where}.encoder = {named}"
+                raise type(error)(f"{place}: {error}") from error
         return self.spaces[named]
 
 
@@ -262,6 +266,42 @@ def _bertscore(recipe: BertScore, device: str | None, folder: Path) -> Reward:
         answers = [rollouts.texts[i] for i in known]
         result[known] = bertscore(answers, [rollouts.references[i] for i in known], encoder)
         return result
+
+    return reward
+
+
+def _function(recipe: Function, where: str, folder: Path) -> Reward:
+    """Return a function of a Python file as a reward.
+
+    Raises
+    ------
+    InputError
+        The file cannot be run, or has no such function.
+    """
+    path = folder / recipe.file
+    try:
+        names = runpy.run_path(str(path))
+    except OSError as error:
+        raise InputError(f"{where}.file: {path}: cannot be read ({error.strerror})") from error
+    except Exception as error:
+        raise InputError(
+            f"{where}.file: {path}: cannot be run ({type(error).__name__}: {error})"
+        ) from error
+    function = names.get(recipe.function)
+    if not callable(function):
+        own = [name for name, value in names.items() if callable(value) and name[0] != "_"]
+        raise InputError(
+            f"{where}.function: {path} has no function {recipe.function!r}; there are: {listing(own) or 'none'}"
+        )
+
+    def reward(rollouts: Rollouts) -> np.ndarray:
+        values = np.asarray(function(rollouts), np.float64)
+        if values.shape != (len(rollouts),):
+            raise InputError(
+                f"{where}: {recipe.function} gave an array of shape {values.shape}, expected a number an answer, "
+                f"({len(rollouts)},)"
+            )
+        return values
 
     return reward
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from c2s.cells.ranked import RankedCells
 from c2s.cells.vocabulary import GeneVocabulary
-from c2s.common.errors import InputError, nearest
+from c2s.common.errors import InputError, listing, nearest, warn
 from c2s.knowledge.gene_sets import read_gmt
 from c2s.metrics import kendall_tau_b
 from c2s.training.rewards.recipes import ProgrammeRecipe
@@ -27,7 +27,7 @@ def programme_columns(
     recipe
         Names the genes, or sets of a GMT file.
     vocabulary
-        Of the model. Genes that it lacks are left out.
+        Of the model. Genes that it lacks are left out, with a warning.
     where
         Names the reward in errors.
     folder
@@ -45,13 +45,19 @@ def programme_columns(
     if not recipe.is_given:
         return None
     genes = recipe.genes if recipe.genes is not None else _united(recipe, where, folder)
-    columns = np.unique(vocabulary.columns(genes)).astype(np.int64)
-    columns = columns[columns >= 0]
+    found = vocabulary.columns(genes)
+    columns = np.unique(found[found >= 0]).astype(np.int64)
     if len(columns) < FEWEST_GENES:
         field = "genes" if recipe.genes is not None else "sets"
         raise InputError(
             f"{where}.{field}: {len(columns)} of {len(set(genes)):,} genes are in the model's vocabulary, expected at "
             f"least {FEWEST_GENES}"
+        )
+    unknown = [gene for gene, column in zip(genes, found, strict=True) if column < 0]
+    if unknown:
+        warn(
+            f"{where}: {len(unknown):,} of {len(genes):,} genes are not in the model's vocabulary and are left out: "
+            f"{listing(unknown)}"
         )
     return columns
 
@@ -60,7 +66,10 @@ def _united(recipe: ProgrammeRecipe, where: str, folder: Path) -> list[str]:
     """Return the genes of the sets, each once."""
     assert recipe.gene_sets is not None
     path = folder / recipe.gene_sets
-    sets = {found.name: found.genes for found in read_gmt(path)}
+    try:
+        sets = {found.name: found.genes for found in read_gmt(path)}
+    except InputError as error:
+        raise InputError(f"{where}.gene_sets: {error}") from error
     for name in recipe.sets:
         if name not in sets:
             close = nearest(name, sets, 1)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from c2s.common.config import Config
 
 #: What of the answers a reward looks at; a task that does not give it is given no reward.
-Reads = Literal["cells", "texts"]
+Reads = Literal["cells", "texts", "answers"]
 
 
 class RewardRecipe(Config):
@@ -184,6 +184,16 @@ class UnknownGenes(RewardRecipe):
     """Minus the share of words that are no gene."""
 
     name: Literal["unknown_genes"] = Field("unknown_genes", description="This reward.")
+
+
+class Function(RewardRecipe):
+    """A function of your own: from `c2s.training.rewards.Rollouts` to a number an answer."""
+
+    reads: ClassVar[Reads] = "answers"
+
+    name: Literal["function"] = Field("function", description="This reward.")
+    file: str = Field(description="Python file, relative to the recipe; it is run.")
+    function: str = Field(description="Name of the function in it.")
 
 
 class Match(RewardRecipe):

@@ -13,6 +13,7 @@ from c2s.training.rewards.recipes import (
     BertScore,
     Diversity,
     EnergyDistance,
+    Function,
     KendallTau,
     Length,
     Match,
@@ -36,6 +37,7 @@ REWARDS: dict[str, type[RewardRecipe]] = {
     "unknown_genes": UnknownGenes,
     "match": Match,
     "diversity": Diversity,
+    "function": Function,
 }
 """The recipe of every reward, by name."""
 
