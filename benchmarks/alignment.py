@@ -77,8 +77,8 @@ def one(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     from c2s.models.directory import load_model
     from c2s.studies.train import TrainRecipe, load_data, prepare
+    from c2s.training.grpo.opening import open_trainer
     from c2s.training.grpo.recipe import AlignmentRecipe
-    from c2s.training.grpo.run import open_trainer
 
     folder = options.models / f"seed{seed}"
     demo = TrainRecipe.parse(json.loads((folder / "recipe.json").read_text("utf-8")), "the demo")

@@ -27,9 +27,9 @@ def trainer_of(options: argparse.Namespace, scratch: Path) -> Any:
     from c2s.datasets import pancreas
     from c2s.models.directory import ModelCard, new_model
     from c2s.tokens.tokenizer import CellTokenizer, add_gene_tokens, train_text_tokenizer
+    from c2s.training.grpo.opening import open_trainer
     from c2s.training.grpo.questions import CorpusCells
     from c2s.training.grpo.recipe import AlignmentRecipe
-    from c2s.training.grpo.run import open_trainer
 
     adata = pancreas()
     top = cell_sentences(adata, top_k=options.genes)

@@ -15,8 +15,9 @@ from c2s.corpus.redrawn import RedrawnCorpus
 from c2s.corpus.show import read_manifest
 from c2s.training import loop
 from c2s.training.data import TrainingData, open_data
+from c2s.training.folder import keep_corpus
 from c2s.training.recipe import TrainingRecipe
-from c2s.training.run import keep_corpus, prepare, run_recipe
+from c2s.training.run import prepare, run_recipe
 
 SOURCES = [{"data": "cells.h5ad", "values": {"organism": "Homo sapiens", "tissue": "pancreas"}}]
 
@@ -138,7 +139,7 @@ class TestRun:
         assert 1000 < facts["seconds"] < 1300
         card = json.loads((out / "model" / "c2s.json").read_text())
         assert card["training"]["split"] == facts["split"]
-        assert list(facts["split"]) == ["cut"]
+        assert list(facts["split"]) == ["cells"]
         assert logged(out) == logged(whole)
         assert logged(out, "eval_loss") == logged(whole, "eval_loss")
         assert torch.equal(weights(out), weights(whole))

@@ -114,9 +114,10 @@ def _train(
     """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
     from c2s.common.errors import UsageError, nearest
+    from c2s.training.folder import check_out
     from c2s.training.processes import is_first
     from c2s.training.recipe import TrainingRecipe
-    from c2s.training.run import check_out, run_recipe
+    from c2s.training.run import run_recipe
 
     known = ("pretrain", "sft", "grpo")
     if content["stage"] not in known:
@@ -154,10 +155,10 @@ def _align(
     from c2s.cli.stages import Stages
     from c2s.common.errors import warn
     from c2s.report.alignment import alignment_report
+    from c2s.training.folder import check_out
     from c2s.training.grpo.recipe import AlignmentRecipe
     from c2s.training.grpo.run import plan_alignment, run_alignment
     from c2s.training.processes import is_first
-    from c2s.training.run import check_out
 
     recipe, folder = AlignmentRecipe.parse(content, str(path)), path.resolve().parent
     if dry_run:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
-from c2s.common.errors import UsageError, warn
+from c2s.common.errors import UsageError
 from c2s.common.files import atomic_file, json_able
-from c2s.common.progress import OnStage, no_progress, say_beside
+from c2s.common.progress import OnStage, no_progress
 from c2s.common.transformers_log import quiet_transformers
 from c2s.corpus.show import split_digests
 from c2s.models.adapters import check_tokens, merged
@@ -40,28 +35,22 @@ from c2s.training.checks import (
     check_place,
 )
 from c2s.training.data import TrainingData, fitted_line, open_data
+from c2s.training.folder import begun_run, finished
 from c2s.training.hub import push_model
+from c2s.training.log import RunLog
 from c2s.training.loop import PackedTrainer, complete_checkpoints, load_weights, read_weights
 from c2s.training.measure import LabelAccuracy, best_measure, intervals, sample_losses
 from c2s.training.optimizers import MuonWithAdamW
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
-from c2s.training.processes import Processes, check_sharding, is_first, only_run
+from c2s.training.processes import check_sharding, is_first
 from c2s.training.recipe import OptimisationRecipe, TrainingRecipe
 from c2s.training.samples import TokenSample
 from c2s.training.speed import device_name, matrix_rate
 from c2s.training.variants import PermutedStream
 
 if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState
-
-    from c2s.training.grpo.recipe import AlignmentRecipe
-    from c2s.training.grpo.trainer import GroupTrainer
-
-#: What a run leaves in its folder.
-CONTENTS = {
-    "model", "recipe.yaml", "corpus.json", "log.jsonl", "run.json", "checkpoints", "data", "report.html",
-}  # fmt: skip
+    pass
 
 
 @dataclass(frozen=True)
@@ -194,92 +183,6 @@ def _check_attention(recipe: TrainingRecipe, attention: PromptAttention, shape: 
         )
 
 
-class RunLog(TrainerCallback):
-    """Writes what the Trainer logs to `log.jsonl`, and moves the progress bar.
-
-    Parameters
-    ----------
-    path
-        The file; lines behind the step that a run goes on from are dropped, and all where it begins anew.
-    progress
-        Told of each finished step.
-    first
-        The step that the run goes on from.
-    rate
-        Floating-point operations a second of matrix products on this device, which the run's are divided by.
-    """
-
-    def __init__(
-        self, path: Path, progress: Callable[[int], None], first: int, rate: float
-    ) -> None:
-        self.path, self.progress, self.first, self.rate = path, progress, first, rate
-        self.trainer: PackedTrainer | GroupTrainer | None = None
-        self.first_flops = 0.0
-        self.started = time.perf_counter()
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if first and _step(line) <= first]
-        with atomic_file(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Note what was done before, in a run that goes on."""
-        self.started, self.first_flops = time.perf_counter(), state.total_flos
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Move the progress bar."""
-        if self.trainer is not None:
-            seconds = max(time.perf_counter() - self.started, 1e-9)
-            speed = f"{self.trainer.tokens / seconds:,.0f} tokens/s"
-            say_beside(self.progress, speed)
-        self.progress(1)
-
-    def utilisation(self, state: TrainerState, seconds: float) -> float | None:
-        """Return the operations that the model needed, as a share of what all devices could have done."""
-        trainer = self.trainer
-        if trainer is None or not self.rate:
-            return None
-        done = state.total_flos - self.first_flops
-        return round(done / max(seconds, 1e-9) / (self.rate * trainer.args.world_size), 4)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Write a line."""
-        if not state.is_world_process_zero or self.trainer is None:
-            return
-        seconds = time.perf_counter() - self.started
-        done = state.global_step - self.first
-        facts = {
-            "step": state.global_step,
-            "seconds": round(seconds, 3),
-            "tokens": self.trainer.tokens,
-            "tokens_per_second": round(self.trainer.tokens / max(seconds, 1e-9), 1),
-            "flop_utilisation": self.utilisation(state, seconds),
-            "seconds_left": round(
-                seconds / max(done, 1) * (state.max_steps - state.global_step), 1
-            ),
-        }
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(json_able({**facts, **(logs or {})})) + "\n")
-
-
-def _step(line: str) -> float:
-    """Return the step of a line of the log; a line that was cut short belongs to none."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
 def run_recipe(
     recipe: TrainingRecipe,
     folder: Path,
@@ -333,64 +236,6 @@ def run_recipe(
         return finished(out) if run is None else _train(run, out, resume, device, on_stage)
 
 
-class _Opened(Protocol):
-    """A run before its first step, as `begun_run` needs it."""
-
-    @property
-    def corpus(self) -> Path:
-        """Folder of what is trained on."""
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest of that."""
-
-
-R = TypeVar("R", bound=_Opened)
-
-
-@contextmanager
-def begun_run(
-    recipe: TrainingRecipe | AlignmentRecipe,
-    out: Path,
-    resume: bool,
-    device: str | None,
-    prepare: Callable[[bool], R],
-) -> Iterator[R | None]:
-    """Connect the processes of a run, hold its folder, and open what it reads, the first process ahead of the others.
-
-    Parameters
-    ----------
-    recipe, out, resume, device
-        As `run_recipe` takes them.
-    prepare
-        Opens the data; told whether there was trained on them already.
-
-    Yields
-    ------
-    The run as `prepare` gives it, None where it is finished.
-
-    Raises
-    ------
-    UsageError
-        The folder, or what lies there, is that of another run.
-    """
-    threads = torch.get_num_threads()
-    with ExitStack() as stack:
-        processes = stack.enter_context(Processes(device))
-        with processes.first_goes_ahead():
-            if is_first():
-                stack.enter_context(held(recipe, out, resume))
-            run = None
-            if not (out / "run.json").is_file():
-                begun = resume and bool(complete_checkpoints(out / "checkpoints"))
-                run = prepare(begun)
-                if is_first():
-                    keep_corpus(out, run.corpus, run.manifest["digest"], begun)
-        # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
-        torch.set_num_threads(threads)
-        yield run
-
-
 def _train(
     run: Prepared, out: Path, resume: bool, device: str | None, on_stage: OnStage
 ) -> dict[str, Any]:
@@ -421,103 +266,6 @@ def _train(
         used = log.utilisation(trainer.state, seconds) if left else None
         speed |= {"matrix_rate": log.rate, "flop_utilisation": used}
     return _finish(run, model, trainer, out, seconds, speed)
-
-
-@contextmanager
-def held(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> Iterator[None]:
-    """Hold the folder of a run, checked and with its recipe.
-
-    Raises
-    ------
-    UsageError
-        Another run is going on there, or it is refused; see `check_out`.
-    """
-    if not out.is_dir():
-        check_out(recipe, out, resume)
-        out.mkdir(parents=True, exist_ok=True)
-    with only_run(out):
-        check_out(recipe, out, resume)
-        if not (out / "run.json").is_file():
-            if (out / "recipe.yaml").is_file() and not _is_of(out, recipe):
-                # What was drawn for another recipe would be taken for this one's.
-                shutil.rmtree(out / "data", ignore_errors=True)
-                (out / "log.jsonl").unlink(missing_ok=True)
-            with atomic_file(out / "recipe.yaml") as path:
-                path.write_text(_as_yaml(recipe), "utf-8")
-            for cut in set((out / "checkpoints").glob("checkpoint-*")) - set(
-                complete_checkpoints(out / "checkpoints")
-            ):
-                shutil.rmtree(cut)
-        yield
-
-
-def keep_corpus(out: Path, corpus: Path, digest: str, begun: bool) -> None:
-    """Note which corpus a run is trained on.
-
-    Raises
-    ------
-    UsageError
-        It was begun on another one.
-    """
-    path = out / "corpus.json"
-    if begun and path.is_file() and json.loads(path.read_text("utf-8"))["digest"] != digest:
-        raise UsageError(
-            f"data: {corpus} holds another corpus than the run in {out} was begun on; put that one back to go on, "
-            "or give another folder with --out"
-        )
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"digest": digest}) + "\n", "utf-8")
-
-
-def finished(out: Path) -> dict[str, Any]:
-    """Return the facts of a run that has nothing left to do."""
-    warn(f"{out}: the run is finished; nothing was done")
-    facts: dict[str, Any] = json.loads((out / "run.json").read_text("utf-8"))
-    return facts
-
-
-def check_out(recipe: TrainingRecipe | AlignmentRecipe, out: Path, resume: bool) -> None:
-    """Refuse a folder that something else, or another recipe, was written to.
-
-    Raises
-    ------
-    UsageError
-        It holds foreign files, a finished run, a run of another recipe, or nothing to resume.
-    """
-    if not out.is_dir():
-        if out.exists():
-            raise UsageError(f"{out}: is a file; give a folder")
-        if resume:
-            raise UsageError(f"{out}: there is no run to resume")
-        return
-    foreign = sorted(p.name for p in out.iterdir() if p.name not in CONTENTS and p.name[0] != ".")
-    if foreign:
-        raise UsageError(
-            f"{out}: holds {foreign[0]!r}, which no training run wrote; give another folder"
-        )
-    if not (out / "recipe.yaml").is_file():
-        if resume:
-            raise UsageError(f"{out}: there is no run to resume")
-        return
-    if resume and not _is_of(out, recipe):
-        raise UsageError(
-            f"{out}: the run there is of another recipe (recipe.yaml); resume with that one, or give another folder"
-        )
-    if not resume and ((out / "run.json").is_file() or complete_checkpoints(out / "checkpoints")):
-        if (out / "run.json").is_file():
-            raise UsageError(f"{out}: holds a finished run; give another folder")
-        raise UsageError(
-            f"{out}: holds a run that was begun; go on with --resume, or give another folder"
-        )
-
-
-def _is_of(out: Path, recipe: TrainingRecipe | AlignmentRecipe) -> bool:
-    """Return whether the run in a folder is of a recipe."""
-    return recipe.is_what_stands_in(yaml.safe_load((out / "recipe.yaml").read_text("utf-8")))
-
-
-def _as_yaml(recipe: TrainingRecipe | AlignmentRecipe) -> str:
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _trainer(

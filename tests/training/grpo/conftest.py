@@ -93,7 +93,8 @@ class Opened:
 def open_run(recipe, tmp_path):
     """Return a function that opens a run of a recipe, up to its first step."""
     from c2s.models.directory import load_model
-    from c2s.training.grpo.run import PreparedAlignment, open_alignment
+    from c2s.training.grpo.opening import open_alignment
+    from c2s.training.grpo.run import PreparedAlignment
 
     def make(**changes):
         made = recipe(**changes)

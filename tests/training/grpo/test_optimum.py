@@ -7,9 +7,9 @@ from c2s.cells.ranked import RankedCells
 from c2s.cells.vocabulary import GeneVocabulary
 from c2s.corpus.recipe import FIELDS
 from c2s.models.directory import Model
+from c2s.training.grpo.opening import open_trainer
 from c2s.training.grpo.questions import CorpusCells
 from c2s.training.grpo.recipe import AlignmentRecipe
-from c2s.training.grpo.run import open_trainer
 
 GENES = ["INS", "GCG", "SST", "PPY", "TTR", "REG1A"]
 

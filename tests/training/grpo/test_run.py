@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from c2s.cli.main import app
 from c2s.common.errors import C2SError, C2SWarning, InputError, UsageError
 from c2s.models.directory import load_model
+from c2s.training.grpo.opening import open_trainer
 from c2s.training.grpo.questions import CorpusCells, read_cells
-from c2s.training.grpo.run import open_trainer, plan_alignment, run_alignment
+from c2s.training.grpo.run import plan_alignment, run_alignment
 from c2s.training.grpo.signs import signs_of_hacking
 
 
