@@ -1,6 +1,8 @@
 """Recipes: those that come with the package, published hyperparameters, and what cannot work, said in one line."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -215,3 +217,10 @@ def test_the_recipe_that_they_were_made_from_works(small_corpus, tmp_path):
         memory["gradient_checkpointing"]["activations"] < memory["no_checkpointing"]["activations"]
     )
     assert np.isfinite(facts["tokens_per_second_at_most"])
+
+
+@pytest.mark.parametrize("module", ["c2s.training.recipe", "c2s.training.grpo.recipe"])
+def test_recipes_are_read_without_heavy_libraries(module):
+    """So that a typo is answered at once."""
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

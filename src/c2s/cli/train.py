@@ -114,10 +114,7 @@ def _train(
     """Run a recipe with a stage."""
     from c2s.cli.stages import Stages
     from c2s.common.errors import UsageError, nearest
-    from c2s.training.folder import check_out
-    from c2s.training.processes import is_first
     from c2s.training.recipe import TrainingRecipe
-    from c2s.training.run import run_recipe
 
     known = ("pretrain", "sft", "grpo")
     if content["stage"] not in known:
@@ -129,7 +126,12 @@ def _train(
     if content["stage"] == "grpo":
         _align(path, content, out, dry_run, resume, seed, device, as_json)
         return
+    # What is wrong with the recipe is said before the heavy libraries are loaded.
     recipe = TrainingRecipe.parse(content, str(path))
+    from c2s.training.folder import check_out
+    from c2s.training.processes import is_first
+    from c2s.training.run import run_recipe
+
     if dry_run:
         from c2s.cli.training_plan import plan_table
         from c2s.training.plan import plan
@@ -154,13 +156,14 @@ def _align(
     """Run a recipe of alignment."""
     from c2s.cli.stages import Stages
     from c2s.common.errors import warn
+    from c2s.training.grpo.recipe import AlignmentRecipe
+
+    recipe, folder = AlignmentRecipe.parse(content, str(path)), path.resolve().parent
     from c2s.report.alignment import alignment_report
     from c2s.training.folder import check_out
-    from c2s.training.grpo.recipe import AlignmentRecipe
     from c2s.training.grpo.run import plan_alignment, run_alignment
     from c2s.training.processes import is_first
 
-    recipe, folder = AlignmentRecipe.parse(content, str(path)), path.resolve().parent
     if dry_run:
         check_out(recipe, out, resume)
         with Stages() as stages:

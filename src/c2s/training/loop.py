@@ -29,8 +29,8 @@ from c2s.common.transformers_log import quiet_transformers
 from c2s.models.adapters import load_adapter_weights, save_adapter
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.processes import is_sharded
+from c2s.training.recipe import Learn
 from c2s.training.samples import (
-    Learn,
     PackedBatch,
     Reach,
     SampleStream,

@@ -22,7 +22,8 @@ from c2s.tasks.registry import TASKS
 from c2s.training.packed_attention import attending_packed
 from c2s.training.packed_network import PackedNetwork
 from c2s.training.processes import is_first
-from c2s.training.samples import Learn, TokenSample, flatten, split_into_passes
+from c2s.training.recipe import Learn
+from c2s.training.samples import TokenSample, flatten, split_into_passes
 
 
 @contextmanager

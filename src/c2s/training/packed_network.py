@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-#: What every one of weighs the same: samples, so that a label of two tokens is not drowned by a sentence of a hundred;
-#: or tokens, as in pre-training.
-Weigh = Literal["sample", "token"]
+    from c2s.training.recipe import Weigh
 
 
 class PackedNetwork(nn.Module):

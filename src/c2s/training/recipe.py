@@ -14,11 +14,14 @@ from c2s.corpus.recipe import CorpusRecipe
 from c2s.models.attention import PromptAttention
 from c2s.models.presets import PRESETS
 from c2s.tasks.registry import TASKS
-from c2s.training.packed_network import Weigh
-from c2s.training.samples import Learn
 from c2s.training.shipped import hyperparameters, with_preset
 from c2s.training.variants import AugmentRecipe
 
+#: What is learned of a sample: its response with the end-of-text, or all tokens but the first.
+Learn = Literal["response", "all"]
+#: What every one of weighs the same: samples, so that a label of two tokens is not drowned by a sentence of a hundred;
+#: or tokens, as in pre-training.
+Weigh = Literal["sample", "token"]
 #: Trackers of the Trainer that a recipe may name; each needs its own package.
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from c2s.corpus.online import OnlineExamples
 from c2s.corpus.reader import ShardReader
 from c2s.tokens.tokenizer import CellTokenizer
 
+if TYPE_CHECKING:
+    from c2s.training.recipe import Learn
+
 #: Says of each token of a sample, given how many are its prompt, which is the last one that it sees; see `PromptReach`.
 Reach = Callable[[np.ndarray, int], np.ndarray]
 
 #: Label of tokens that are not learned, as in Hugging Face and PyTorch.
 IGNORE = -100
-
-#: What is learned of a sample: its response with the end-of-text, or all tokens but the first.
-Learn = Literal["response", "all"]
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from pydantic import Field
 from c2s.common.config import Config
 from c2s.common.seeds import generator
 from c2s.tokens.positions import CellFinder
-from c2s.training.samples import SampleStream, TokenSample
 
 if TYPE_CHECKING:
     from c2s.tokens.tokenizer import CellTokenizer
+    from c2s.training.samples import SampleStream, TokenSample
 
 
 class AugmentRecipe(Config):
