@@ -48,6 +48,39 @@ def test_what_a_run_would_be_refused_for_a_dry_run_is_too(c2s, recipe, tmp_path)
     assert "holds 'notes.txt', which no training run wrote" in err
 
 
+def test_a_packaged_recipe_is_printed_to_be_copied(c2s):
+    from c2s.training.shipped import recipe_names, shipped_recipe
+
+    for name in recipe_names():
+        code, out, _ = c2s("train", "--show", name)
+        assert code == 0
+        assert out.startswith("# ")
+        assert yaml.safe_load(out) == shipped_recipe(name)
+    code, _, err = c2s("train", "--show", "align-generatoin")
+    assert code == 2
+    assert "did you mean 'align-generation'?" in err
+
+
+def test_names_that_recipes_may_use_are_listed(c2s):
+    from c2s.training.rewards import REWARDS
+
+    code, out, _ = c2s("train", "--list")
+    assert code == 0
+    assert out.startswith("recipes: align-generation, cell-generation, cell-type, pretrain\n")
+    assert "policy.preset: scqa, dong, l1000" in out
+    listed = out.split("rewards:\n")[1].splitlines()
+    assert [line.split()[0] for line in listed] == list(REWARDS)
+
+
+def test_a_mistyped_stage_is_answered_with_the_nearest(c2s, recipe, tmp_path):
+    recipe.write_text(recipe.read_text().replace("stage: sft", "stage: gpro"))
+    code, _, err = c2s("train", recipe, "-o", tmp_path / "out")
+    assert code == 2
+    assert err.strip().endswith(
+        "stage = 'gpro': expected pretrain, sft or grpo; did you mean 'grpo'?"
+    )
+
+
 def test_a_forgotten_stage_is_named(c2s, recipe, tmp_path):
     content = yaml.safe_load(recipe.read_text())
     del content["stage"]

@@ -19,6 +19,31 @@ from c2s.cli.options import (
 )
 
 
+def _show(name: str | None) -> None:
+    """Print a recipe and stop."""
+    if name is not None:
+        from c2s.training.shipped import recipe_text
+
+        typer.echo(recipe_text(name), nl=False)
+        raise typer.Exit
+
+
+def _list(wanted: bool) -> None:
+    """Print the names that recipes may use, and stop."""
+    if not wanted:
+        return
+    from c2s.training.rewards.registry import REWARDS
+    from c2s.training.shipped import grpo_settings, hyperparameters, recipe_names
+
+    typer.echo(f"recipes: {', '.join(recipe_names())}")
+    typer.echo(f"optimisation.preset: {', '.join(hyperparameters())}")
+    typer.echo(f"policy.preset: {', '.join(grpo_settings())}")
+    typer.echo("rewards:")
+    for name, reward in REWARDS.items():
+        typer.echo(f"  {name:<16} {(reward.__doc__ or '').splitlines()[0]}")
+    raise typer.Exit
+
+
 def train(
     recipe: Annotated[
         Path,
@@ -48,6 +73,26 @@ def train(
         ),
     ] = None,
     device: Device = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show",
+            help="Print a recipe that comes with the package, to copy it, and stop.",
+            is_eager=True,
+            callback=_show,
+            show_default=False,
+            metavar="NAME",
+        ),
+    ] = None,
+    names: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            help="Print the names of recipes, presets and rewards, and stop.",
+            is_eager=True,
+            callback=_list,
+        ),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -22,7 +22,13 @@ def recipe_names() -> list[str]:
 
 
 def shipped_recipe(name: str) -> dict[str, Any]:
-    """Return a recipe's content.
+    """Return a recipe's content; errors are those of `recipe_text`."""
+    content: dict[str, Any] = yaml.safe_load(recipe_text(name))
+    return content
+
+
+def recipe_text(name: str) -> str:
+    """Return a recipe as it is written, with its comments.
 
     Raises
     ------
@@ -36,8 +42,7 @@ def shipped_recipe(name: str) -> dict[str, Any]:
             f"there is no file {name!r}, and no recipe of this name; those that come with the package: "
             f"{listing(known)}" + (f"; did you mean {close[0]!r}?" if close else "")
         )
-    content: dict[str, Any] = yaml.safe_load(_text(f"{name}.yaml"))
-    return content
+    return _text(f"{name}.yaml")
 
 
 @cache
