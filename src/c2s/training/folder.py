@@ -48,7 +48,7 @@ def begun_run(
     out: Path,
     resume: bool,
     device: str | None,
-    prepare: Callable[[bool], R],
+    opened: Callable[[bool], R],
 ) -> Iterator[R | None]:
     """Connect the processes of a run, hold its folder, and open what it reads, the first process ahead of the others.
 
@@ -56,12 +56,12 @@ def begun_run(
     ----------
     recipe, out, resume, device
         As `run_recipe` takes them.
-    prepare
+    opened
         Opens the data; told whether there was trained on them already.
 
     Yields
     ------
-    The run as `prepare` gives it, None where it is finished.
+    The run as `opened` gives it, None where it is finished.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def begun_run(
             run = None
             if not (out / "run.json").is_file():
                 begun = resume and bool(complete_checkpoints(out / "checkpoints"))
-                run = prepare(begun)
+                run = opened(begun)
                 if is_first():
                     keep_corpus(out, run.corpus, run.manifest["digest"], begun)
         # Compiled kernels that ran meanwhile have set another number, and other numbers of threads round differently.
