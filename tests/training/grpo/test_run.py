@@ -175,6 +175,23 @@ def test_cells_too_few_for_a_space_stop_only_rewards_that_need_it(
     assert 0 < found["nearest_overlap"] < found["nearest_overlap_real"] == 1
 
 
+@pytest.mark.parametrize("task", ["cond_cell", "cell_type"])
+def test_a_function_of_ones_own_rewards_cells_and_labels(task, recipe, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "def letters(rollouts):\n    return [len(t) for t in rollouts.texts]\n"
+    )
+    own = {"name": "function", "file": "own.py", "function": "letters", "weight": 0.5}
+    made = recipe(
+        policy={"task": task}, rewards=[own, "diversity"] if task == "cond_cell" else [own, "match"],
+        optimisation={"steps": 1}, save_every=1, evaluation={"cells": 0, "labels": 0},
+    )  # fmt: skip
+    run_alignment(made, tmp_path, tmp_path / "run", device="cpu")
+    (step,) = logged(tmp_path / "run")
+    assert step["rewards/function/mean"] > 3
+    other = step["rewards/diversity/mean" if task == "cond_cell" else "rewards/match/mean"]
+    assert step["reward"] == pytest.approx(0.5 * step["rewards/function/mean"] + other, rel=1e-5)
+
+
 def test_copied_training_cells_are_seen(open_run):
     """Cells of validation are as near to training cells as any; a policy that recites training cells is nearer."""
     opened = open_run(evaluation={"cells": 40, "labels": 0})
