@@ -105,7 +105,7 @@ pd.DataFrame({"before": run["before"], "after": run["after"]}).round(3)""",
         "md",
         """A reward is not what is wanted, only what can be computed. So the run looks for signs that it is gamed: cells that become alike
 (`diversity`, a share of that of real cells), cells that are copied (`nearest_overlap` beside `nearest_overlap_real`), distances that
-are not rewarded getting worse, labels that are forgotten. None of these lists is complete: look at the curves too.""",
+are not rewarded getting worse, labels that are forgotten, words that would not be allowed were there no constraint (`allowed`). None of these lists is complete: look at the curves too.""",
     ),
     ("code", """run["signs"]"""),
     (
@@ -138,6 +138,6 @@ cells.obs["cell_sentence"].str.split().str[:6].str.join(" ").tolist()""",
 - The guide [Align a model](../guide/align.md) has all rewards, the published settings (`policy: {preset: dong}`), adapters and several
   processes.
 - Rewarding `negative_mse`, the distance to a randomly paired real cell, is what the paper did for cytokine responses. It is highest for
-  the average cell, so watch the diversity, or reward `diversity` too.""",
+  the average cell, so watch the diversity; a higher `beta`, or `{name: diversity, distance: encoder}` beside it, holds some of it.""",
     ),
 ]

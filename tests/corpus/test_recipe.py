@@ -84,8 +84,11 @@ def test_a_task_has_its_own_ranges_and_weight(read):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sources": []}, "sources = []: list should have at least 1 item"),
-        ({"sources": "a.h5ad"}, "sources = 'a.h5ad': input should be a valid list"),
+        ({"sources": []}, "sources = []: at least one is expected"),
+        (
+            {"sources": "a.h5ad"},
+            "sources = 'a.h5ad': a list of values is expected, such as '- value'",
+        ),
         ({"source": 1}, "unknown field 'source'; did you mean 'sources'?"),
         ({"sources": [{"dta": "x"}]}, "the field 'sources.0.data' is missing"),
         (
@@ -112,7 +115,7 @@ def test_a_task_has_its_own_ranges_and_weight(read):
             {"tasks": {"poetry!": None}},
             "tasks: there is no task 'poetry!'; there are: sc_lm, cell_type",
         ),
-        ({"tasks": {}}, "tasks = {}: dictionary should have at least 1 item"),
+        ({"tasks": {}}, "tasks = {}: at least one is expected"),
         (
             {"tasks": {"tissue": {"weight": 0}}},
             "tasks.tissue.weight = 0: input should be greater than 0",
